@@ -1,0 +1,1 @@
+"""What watches a training run: checkpoints, averaged weights, pictures, speed and progress."""

@@ -1,0 +1,37 @@
+"""A progress bar on a terminal, one line an epoch elsewhere."""
+
+import sys
+
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import RichProgressBar
+
+
+class Progress(RichProgressBar):
+    """Rich's bar where standard output is a terminal; in a log file, one line an epoch with the monitored values.
+
+    Args:
+        refresh_rate: Batches between two updates of the bar.
+        leave: Whether the bars of past epochs stay.
+    """
+
+    def __init__(self, refresh_rate: int = 1, leave: bool = False) -> None:
+        super().__init__(refresh_rate=refresh_rate, leave=leave)
+        self._terminal = sys.stdout.isatty()
+        if not self._terminal:
+            self.disable()
+
+    def enable(self) -> None:
+        """Show the bar, if there is a terminal to show it on (Lightning calls this on rank 0)."""
+        if self._terminal:
+            super().enable()
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Print the line."""
+        super().on_train_epoch_end(trainer, pl_module)
+        if self._terminal or not trainer.is_global_zero:
+            return
+        values = {name: float(value) for name, value in trainer.callback_metrics.items() if not name.endswith("_step")}
+        shown = "  ".join(
+            f"{name} {value:.4g}" for name, value in values.items() if name.startswith(("train/", "val/"))
+        )
+        print(f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}  {shown}", flush=True)

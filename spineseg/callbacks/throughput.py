@@ -1,0 +1,41 @@
+"""Training speed in the log."""
+
+import time
+from typing import Any
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+
+class Throughput(Callback):
+    """Logs `train/images_per_second` over the batches since the last logged step.
+
+    Waiting for the loader counts; validation and the first batch of an epoch (workers starting) do not. Images of all
+    ranks count.
+    """
+
+    def __init__(self) -> None:
+        self._images = 0
+        self._seconds = 0.0
+        self._mark: float | None = None
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Forget the clock: what lay between two epochs is not training."""
+        self._mark = None
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Forget the clock before validation inside an epoch."""
+        self._mark = None
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Count the batch; log at the trainer's `log_every_n_steps`."""
+        now = time.perf_counter()
+        if self._mark is not None:
+            self._seconds += now - self._mark
+            self._images += int(batch["images"].shape[0]) * trainer.world_size
+        self._mark = now
+        if self._seconds > 0 and trainer._logger_connector.should_update_logs:
+            speed = self._images / self._seconds
+            pl_module.log("train/images_per_second", speed, on_step=True, on_epoch=False, batch_size=1)
+            self._images, self._seconds = 0, 0.0

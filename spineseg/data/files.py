@@ -1,0 +1,70 @@
+"""Files on disk: atomic writes, content hashes, and reading our own JSON files with their format checked."""
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+
+from spineseg.errors import DataError, FormatError
+
+_BLOCK: Final = 1 << 20
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file so that its final name never holds half of it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".partial-{os.getpid()}-{path.name}")
+    try:
+        partial.write_text(text, encoding="utf-8")
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Write a JSON file atomically; its top level holds one entry a line, so that two of them can be compared."""
+    lines = [f"  {json.dumps(key)}: {json.dumps(value, ensure_ascii=False)}" for key, value in content.items()]
+    write_text(path, "{\n" + ",\n".join(lines) + "\n}\n")
+
+
+def read_json(path: Path, format_name: str, written_by: str) -> dict[str, Any]:
+    """Read a JSON file of ours.
+
+    Args:
+        path: the file.
+        format_name: the ``format`` entry that it must carry, for example ``splits 1``.
+        written_by: the command that writes it, for the error.
+
+    Raises:
+        DataError: missing or damaged.
+        FormatError: another format or version.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise DataError(f"{path}: no such file; `{written_by}` writes it") from None
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path}: cannot be read as JSON ({error}); `{written_by}` writes it") from error
+    found = content.get("format") if isinstance(content, dict) else None
+    if found != format_name:
+        raise FormatError(f"{path}: expected format '{format_name}', found '{found}'; `{written_by}` writes it")
+    return dict(content)
+
+
+def sha256_of_text(text: str) -> str:
+    """SHA-256 (hex) of a text.
+
+    >>> sha256_of_text("csi2014:case1:0")[:8]
+    'c1c9ef5e'
+    """
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def link_or_copy(source: Path, target: Path) -> None:
+    """Give a file that nobody changes a second name; copy it where the file system has no hard links."""
+    try:
+        os.link(source, target)
+    except OSError:
+        target.write_bytes(source.read_bytes())

@@ -1,0 +1,1 @@
+"""Where a run's values go: its own `log.csv`, and Weights & Biases."""

@@ -1,0 +1,65 @@
+"""What Weights & Biases has written to disk: the values in a run's `.wandb` files."""
+
+import json
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+# The files are LevelDB logs: blocks of 32 KiB, records in chunks of (checksum u32, length u16, kind u8, data).
+_BLOCK = 32768
+_CHUNK = struct.Struct("<IHB")
+_FULL, _FIRST, _MIDDLE, _LAST = 1, 2, 3, 4
+
+
+@dataclass(frozen=True)
+class HistoryRow:
+    """One row of a W&B history: its own row number, and its values by name."""
+
+    row: int
+    values: dict[str, Any]
+
+
+def wandb_files(run_folder: Path, run_id: str) -> list[Path]:
+    """Return the files of a run in the order of writing, one for each time that the run was started."""
+    return sorted((run_folder / "wandb").glob(f"*run-*-{run_id}/run-{run_id}.wandb"))
+
+
+def read_records(path: Path) -> Iterator[Any]:
+    """Yield the protobuf records of a `.wandb` file; ends at the first chunk that a kill cut short."""
+    from wandb.proto import wandb_internal_pb2
+
+    data = path.read_bytes()
+    position, parts = _CHUNK.size, b""  # the first seven bytes name the format
+    while position + _CHUNK.size <= len(data):
+        room = _BLOCK - position % _BLOCK
+        if room < _CHUNK.size:
+            position += room
+            continue
+        _, length, kind = _CHUNK.unpack_from(data, position)
+        position += _CHUNK.size
+        chunk = data[position : position + length]
+        if len(chunk) < length or kind not in (_FULL, _FIRST, _MIDDLE, _LAST):
+            return
+        position += length
+        parts = chunk if kind in (_FULL, _FIRST) else parts + chunk
+        if kind in (_FULL, _LAST):
+            record = wandb_internal_pb2.Record()  # type: ignore[attr-defined]  # made at import
+            record.ParseFromString(parts)
+            yield record
+
+
+def read_history(run_folder: Path, run_id: str) -> list[HistoryRow]:
+    """Return the merged history of a run over all its files, in the order of writing."""
+    rows = []
+    for path in wandb_files(run_folder, run_id):
+        for record in read_records(path):
+            if record.WhichOneof("record_type") != "history":
+                continue
+            values = {
+                "/".join(item.nested_key) if item.nested_key else item.key: json.loads(item.value_json)
+                for item in record.history.item
+            }
+            rows.append(HistoryRow(int(values.pop("_step", record.history.step.num)), values))
+    return rows

@@ -1,0 +1,138 @@
+"""What the field of view cuts off (PROTOCOL 7): one decision a case, which every metric shares."""
+
+from dataclasses import dataclass
+from typing import Final, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from spineseg.geometry import Affine, Volume, index_to_mm
+from spineseg.metrics.localisation import body_centre_mm
+from spineseg.metrics.overlap import Confusion
+
+EdgePolicy = Literal["ignore", "count", "crop"]
+LEAST_SHARE_INSIDE: Final = 0.3
+_ROUNDING_MM: Final = 1e-6
+
+
+@dataclass(frozen=True)
+class EdgeDecision:
+    """Which labels of a case are scored.
+
+    Attributes:
+        policy: the rule.
+        levels: reference labels that count (V).
+        ignored: reference labels that are neither found nor missed.
+        kept: predicted labels that count (P).
+        dropped: predicted labels that leave the score.
+        range_mm: annotated range of z; unmatched detections outside it are ignored. None = they count.
+        slab_mm: range of z outside of which nothing is scored (``crop``). None = the whole volume.
+    """
+
+    policy: EdgePolicy
+    levels: tuple[int, ...]
+    ignored: tuple[int, ...]
+    kept: tuple[int, ...]
+    dropped: tuple[int, ...]
+    range_mm: tuple[float, float] | None = None
+    slab_mm: tuple[float, float] | None = None
+
+
+def decide(
+    reference: Volume, prediction: Volume, pairs: Confusion, cut: tuple[int, ...], policy: EdgePolicy, *, named: bool
+) -> EdgeDecision:
+    """Decide once for a case which references and predictions count.
+
+    ``ignore``: cut references leave; so do predictions that the best matching gives to them, and unmatched ones that
+    touch a face of the volume or whose body centre lies outside the annotated range. ``crop``: only the slab between
+    the outer ends of the first and last uncut reference is scored. ``count``: everything counts. Without any reference
+    there is no range to lie outside of, and every prediction counts.
+
+    Args:
+        reference: label map (X, Y, Z).
+        prediction: label map on the same grid.
+        pairs: their confusion.
+        cut: reference labels that the field of view cuts.
+        policy: the rule.
+        named: whether predicted labels are levels (C1 has a centre of its own).
+    """
+    labels, found = pairs.reference_ids, pairs.prediction_ids
+    gone = tuple(label for label in labels if label in cut)
+    levels = tuple(label for label in labels if label not in cut)
+    if policy == "count" or not labels:
+        return EdgeDecision(policy, labels, (), found, ())
+    if policy == "crop":
+        return _crop(reference, prediction, levels, gone, found)
+    range_mm = extent_mm(reference.array > 0, reference.affine)
+    match = pairs.matching()
+    dropped = {match[label] for label in gone if label in match}
+    unmatched = [label for label in found if label not in match.values()]
+    if unmatched:
+        touching = labels_at_faces(prediction.array)
+        boxes = ndimage.find_objects(prediction.array)
+        for label in unmatched:
+            box = boxes[label - 1]
+            mask = prediction.array[box] == label
+            corner = [part.start for part in box]
+            affine = prediction.affine.copy()
+            affine[:3, 3] = index_to_mm(affine, corner)
+            if label in touching or outside(body_centre_mm(mask, affine, level=label if named else None)[2], range_mm):
+                dropped.add(label)
+    kept = tuple(label for label in found if label not in dropped)
+    return EdgeDecision("ignore", levels, gone, kept, tuple(sorted(dropped)), range_mm)
+
+
+def _crop(
+    reference: Volume, prediction: Volume, levels: tuple[int, ...], gone: tuple[int, ...], found: tuple[int, ...]
+) -> EdgeDecision:
+    if not levels:
+        return EdgeDecision("crop", (), gone, (), found)
+    slab = extent_mm(np.isin(reference.array, levels), reference.affine)
+    whole = np.bincount(prediction.array.ravel(), minlength=max(found, default=0) + 1)
+    inside = np.bincount(within(prediction, slab).array.ravel(), minlength=len(whole))
+    dropped = tuple(label for label in found if inside[label] < LEAST_SHARE_INSIDE * whole[label])
+    return EdgeDecision("crop", levels, gone, tuple(p for p in found if p not in dropped), dropped, slab_mm=slab)
+
+
+def within(volume: Volume, slab_mm: tuple[float, float]) -> Volume:
+    """Clear all labels whose voxel centre has a z outside the slab."""
+    array = volume.array.copy()
+    for x in range(len(array)):
+        array[x][~plane_inside(x, volume, slab_mm)] = 0
+    return volume.with_array(array)
+
+
+def plane_inside(x: int, volume: Volume, slab_mm: tuple[float, float]) -> NDArray[np.bool_]:
+    """Whether each pixel (Y, Z) of the sagittal slice ``x`` lies inside a slab of z in mm."""
+    per_x, per_y, per_z, origin = volume.affine[2]
+    y, z = np.ogrid[: volume.shape[1], : volume.shape[2]]
+    height = origin + per_x * x + per_y * y + per_z * z
+    return np.asarray((height >= slab_mm[0] - _ROUNDING_MM) & (height <= slab_mm[1] + _ROUNDING_MM))
+
+
+def extent_mm(mask: NDArray[np.bool_], affine: Affine) -> tuple[float, float]:
+    """Lowest and highest z in mm of a mask's voxel centres; the mask is not empty."""
+    box = ndimage.find_objects(mask.astype(np.uint8))[0]
+    index = np.argwhere(mask[box]) + [part.start for part in box]
+    height = index @ affine[2, :3] + affine[2, 3]
+    return float(height.min()), float(height.max())
+
+
+def outside(height_mm: float, range_mm: tuple[float, float]) -> bool:
+    """Whether a z lies outside a closed range.
+
+    >>> outside(10.0, (10.0, 20.0)), outside(9.0, (10.0, 20.0))
+    (False, True)
+    """
+    return not range_mm[0] - _ROUNDING_MM <= height_mm <= range_mm[1] + _ROUNDING_MM
+
+
+def labels_at_faces(labels: NDArray[np.integer]) -> frozenset[int]:
+    """Labels with a voxel on one of the six faces of the array.
+
+    >>> sorted(labels_at_faces(np.pad(np.full((1, 1, 1), 5), 1))), sorted(labels_at_faces(np.full((1, 1, 1), 5)))
+    ([], [5])
+    """
+    faces = [np.take(labels, end, axis=axis) for axis in range(3) for end in (0, -1)]
+    return frozenset(int(value) for face in faces for value in np.unique(face) if value)

@@ -1,0 +1,121 @@
+"""Sizes of the vertebrae by level and the ranges that people differ by: tables only, no geometry.
+
+Heights, end plates, canals and discs pool the morphometric studies that the docstring of ``LevelSize`` names; pedicles
+and processes are rounded so that whole vertebrae meet extents and volumes measured on real masks. All lengths in mm.
+"""
+
+import itertools
+from dataclasses import dataclass, fields, replace
+from typing import Final
+
+from spineseg.vertebrae import SACRUM, level_id
+
+
+@dataclass(frozen=True)
+class LevelSize:
+    """Sizes of one vertebra in mm, in its own frame (x right, y anterior, z cranial; origin = centre of the body).
+
+    Heights at the back and front of the body, end-plate width and depth, canal, middle height of the disc below
+    (Panjabi 1991/92; Bonczar 2024; Shin 2024; Tan 2004; Kunkel 2011), pedicle width and height,
+    half span of the transverse processes and how far they point back and up, and the tip of the spinous process
+    behind the canal and below the centre of the body.
+    """
+
+    height_posterior: float
+    height_anterior: float
+    width: float
+    depth: float
+    canal_depth: float
+    canal_width: float
+    disc: float
+    pedicle_width: float
+    pedicle_height: float
+    transverse_reach: float
+    transverse_back: float
+    transverse_up: float
+    spinous_back: float
+    spinous_down: float
+
+    @property
+    def height(self) -> float:
+        """Mean height of the body."""
+        return (self.height_posterior + self.height_anterior) / 2
+
+    def scaled(self, factor: float) -> "LevelSize":
+        """Multiply every length."""
+        return replace(self, **{field.name: getattr(self, field.name) * factor for field in fields(self)})
+
+
+# One row a level, in the order of LevelSize's fields.
+_ROWS: Final[dict[str, tuple[float, ...]]] = {
+    "C1": (10, 10, 20, 10, 29, 27, 3.0, 6, 8, 38, 2, 0, 6, 0),
+    "C2": (22, 22, 19, 15, 17, 23, 4.0, 7, 8, 28, 2, -4, 20, 9),
+    "C3": (13, 13, 21, 14.7, 14.6, 21, 4.1, 5.5, 7, 27, 4, -1, 17, 8),
+    "C4": (13, 12.5, 22, 15, 14.5, 20.4, 4.1, 5.5, 7, 27.5, 4, -1, 17, 8),
+    "C5": (12.5, 12, 23, 15.5, 14.5, 21, 4.1, 6, 7, 28, 4, -1, 18, 8),
+    "C6": (12.5, 12, 24.2, 15.7, 15, 22, 4.3, 6, 7, 29, 5, -1, 22, 9),
+    "C7": (14, 13.5, 25, 17, 15.5, 22, 4.5, 6.5, 8, 34, 9, 0, 30, 11),
+    "T1": (16, 15.5, 24.5, 18.5, 16.1, 21.8, 4.0, 8.5, 9, 36, 13, 2, 31, 15),
+    "T2": (17.5, 16.9, 24.9, 19.6, 15.5, 19.5, 3.3, 7, 11, 34, 14, 3, 30, 20),
+    "T3": (17.5, 16.8, 24.6, 22.7, 15.3, 18, 3.0, 5.5, 11, 32, 15, 4, 28, 24),
+    "T4": (18, 17, 24.5, 23.3, 15, 17, 2.7, 5, 11, 32, 16, 4, 26, 28),
+    "T5": (18, 17, 24.9, 24.3, 15, 17.3, 3.0, 5, 11.5, 32, 17, 4, 24, 32),
+    "T6": (18.5, 17.3, 26.2, 26, 15, 17.3, 3.3, 5, 11.5, 31.5, 17, 4, 22, 34),
+    "T7": (19, 17.6, 27.8, 27.4, 14.8, 17.2, 3.6, 5.5, 12, 31, 17, 4, 22, 35),
+    "T8": (19.5, 18, 29.5, 27.9, 14.6, 17.7, 4.0, 6, 12.5, 30.5, 17, 4, 22, 34),
+    "T9": (20.5, 18.8, 30.6, 29.3, 15, 17.9, 4.6, 7, 13.5, 29.5, 16, 4, 22, 31),
+    "T10": (21.5, 20, 31.9, 30.5, 15.5, 18.2, 5.3, 7.5, 14.5, 28, 15, 4, 22, 27),
+    "T11": (22.5, 20.5, 35.2, 31.9, 16, 19.4, 5.3, 8.5, 16, 26, 13, 4, 23, 22),
+    "T12": (23.5, 21.5, 39.2, 32.8, 17, 22.2, 5.2, 8.5, 16, 24.5, 10, 2, 25, 18),
+    "L1": (26.6, 24.5, 41.1, 34.1, 16, 22, 6.6, 8, 15, 37, 5, 0, 30, 14),
+    "L2": (27, 25.8, 43, 34.6, 15.1, 22.2, 7.9, 8.5, 15, 41, 5, 0, 32, 13),
+    "L3": (26.7, 26.8, 44.8, 35.2, 14.7, 22.6, 8.8, 10, 14.5, 48, 4, 0, 33, 13),
+    "L4": (25.8, 26.9, 47.5, 35.5, 15.1, 23.2, 9.3, 12.5, 14.5, 44, 3, 1, 31, 12),
+    "L5": (24.6, 27.8, 48.8, 35.7, 15.7, 26.5, 8.1, 16, 14, 46, 2, 2, 25, 12),
+    "S1": (24, 30, 50, 34, 17.4, 31, 1.0, 16, 16, 46, 4, 2, 14, 8),
+}
+SIZES: Final[dict[int, LevelSize]] = {level_id(name): LevelSize(*row) for name, row in _ROWS.items()}
+
+# Cranial to caudal; every case is built with all of them and the field of view decides what is seen.
+COLUMN: Final[tuple[int, ...]] = (*range(1, 25), SACRUM)
+
+# Trabecular HU relative to L1 (QCT by level; T1 is about twice L1 in a shared chest scan).
+_DENSITY_AT: Final = (("C2", 1.5), ("C5", 1.75), ("T1", 1.7), ("T6", 1.2), ("T12", 1.03), ("L4", 1.0), ("S1", 1.0))
+
+
+def trabecular_factor(level: int) -> float:
+    """Trabecular HU of a level relative to L1's, interpolated along the column."""
+    known = [(COLUMN.index(level_id(name)), factor) for name, factor in _DENSITY_AT]
+    position = COLUMN.index(level)
+    for (low, first), (high, second) in itertools.pairwise(known):
+        if low <= position <= high:
+            return first + (second - first) * (position - low) / (high - low)
+    return known[0][1]
+
+
+@dataclass(frozen=True)
+class Difficulty:
+    """How widely subjects and scanners differ: ranges drawn uniformly, standard deviations drawn normally.
+
+    Args:
+        size_sd: of the one size factor a subject; ``residual_sd`` of each level's own factor.
+        curve_sd_deg: of kyphosis and lordosis around their means; ``scoliosis_deg`` the largest lateral angle.
+        trabecular_hu: range of L1; ``cortical_hu`` range of the cortex before blur; ``noise_hu`` range of the noise.
+        contrast_share: share of cases with contrast medium in the vessels.
+    """
+
+    size_sd: float
+    residual_sd: float
+    curve_sd_deg: float
+    scoliosis_deg: float
+    trabecular_hu: tuple[float, float]
+    cortical_hu: tuple[float, float]
+    noise_hu: tuple[float, float]
+    contrast_share: float
+
+
+DIFFICULTIES: Final[dict[str, Difficulty]] = {
+    "easy": Difficulty(0.05, 0.02, 4.0, 0.0, (140, 220), (850, 1050), (8, 12), 0.0),
+    "default": Difficulty(0.07, 0.03, 9.0, 5.0, (90, 230), (750, 1150), (10, 28), 0.3),
+    "hard": Difficulty(0.09, 0.04, 13.0, 15.0, (40, 260), (550, 1200), (20, 55), 0.5),
+}

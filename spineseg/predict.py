@@ -1,0 +1,119 @@
+"""The program ``predict``: a trained run on scans, every native sagittal slice, lifted to a label map."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from omegaconf import DictConfig
+
+from spineseg.config import check, program
+
+if TYPE_CHECKING:
+    from spineseg.data.scans import Scan
+    from spineseg.trained import TrainedModel
+
+__all__ = ["find_scans", "main", "predict_scans"]
+
+
+@program("predict")
+def main(cfg: DictConfig) -> None:
+    """Predict on a file or a folder of scans and say what was written."""
+    from spineseg.errors import DataError
+    from spineseg.runs import find_run
+    from spineseg.trained import load_model
+
+    check(cfg)
+    run = find_run(cfg.run, Path(cfg.paths.runs))
+    model = load_model(run, cfg.checkpoint)
+    scans = find_scans(Path(cfg.input))
+    failures = predict_scans(
+        model,
+        scans,
+        Path(cfg.output),
+        trainer=cfg.trainer,
+        convention=cfg.convention,
+        provenance={"run": run.name},
+    )
+    print(f"{len(scans) - len(failures)} of {len(scans)} scans predicted in {cfg.output}")
+    if failures:
+        listed = "\n  ".join(f"{case}: {reason}" for case, reason in failures.items())
+        raise DataError(f"{len(failures)} of {len(scans)} scans failed:\n  {listed}")
+
+
+def find_scans(where: Path) -> list["Scan"]:
+    """A volume, or all volumes of a folder, as scans in HU; the case's id is the file's name, or its folder's.
+
+    Raises:
+        DataError: there is none, or two have the same id.
+    """
+    from functools import partial
+
+    from spineseg.data.scans import Scan
+    from spineseg.errors import DataError
+    from spineseg.volumes import is_volume, read_volume, stem
+
+    if where.is_file():
+        return [Scan(stem(where), partial(read_volume, where))]
+    found = sorted(path for path in where.rglob("*") if is_volume(path)) if where.is_dir() else []
+    if not found:
+        raise DataError(f"{where}: no volume there; expected a NIfTI, MetaImage or NRRD file, or a folder of them")
+    names = [stem(path) for path in found]
+    # Folders of one scan each (sub-01/ct.nii.gz) are told apart by the folder.
+    if len(set(names)) < len(names):
+        names = [path.parent.name for path in found]
+    if len(set(names)) < len(names):
+        twice = sorted({name for name in names if names.count(name) > 1})
+        raise DataError(f"{where}: two volumes would be called {', '.join(twice)}; predict them one by one")
+    return [Scan(name, partial(read_volume, path)) for name, path in zip(names, found, strict=True)]
+
+
+def predict_scans(
+    model: "TrainedModel",
+    scans: Sequence["Scan"],
+    output: Path,
+    *,
+    trainer: Any,
+    provenance: dict[str, Any],
+    convention: str = "verse",
+) -> dict[str, str]:
+    """Predict on scans and write a predictions folder (CONTRACTS).
+
+    Args:
+        model: the network with all that belongs to it.
+        scans: what to predict on.
+        output: the predictions folder.
+        trainer: hardware and precision, a ``lightning.Trainer`` node.
+        provenance: what the caller knows; written to predictions.json.
+        convention: of the label values in the NIfTI files.
+
+    Returns:
+        The reason for each case that failed; the others are written.
+    """
+    from torch.utils.data import DataLoader
+
+    from spineseg.callbacks.prediction_writer import ScanWriter
+    from spineseg.callbacks.progress import Progress
+    from spineseg.data.scans import ScanSlices
+    from spineseg.metrics.detection import DEFAULT_SCORE_THRESHOLD
+    from spineseg.predictions.store import PredictionWriter
+    from spineseg.hardware import build_trainer
+
+    threshold = 0.25 if model.score_threshold is None else model.score_threshold
+    writer = PredictionWriter(
+        output,
+        provenance={**provenance, "simulated": model.simulated, "overfit": model.overfit},
+        score_threshold=model.score_threshold,
+        label_convention=convention,
+    )
+    threshold = DEFAULT_SCORE_THRESHOLD if model.score_threshold is None else model.score_threshold
+    scan_writer = ScanWriter(writer, score_threshold=threshold, named=bool(model.task.levels), convention=convention)
+    slices = ScanSlices(scans, model.reader, pixel_mm=model.pixel_mm, batch_size=model.batch_size)
+    build_trainer(trainer, callbacks=[scan_writer, Progress()], logger=False, devices=1, strategy="auto").predict(
+        model.task, DataLoader(slices, batch_size=None), return_predictions=False
+    )
+    writer.close()
+    return scan_writer.failures
+
+
+if __name__ == "__main__":
+    main()

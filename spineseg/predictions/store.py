@@ -1,0 +1,270 @@
+"""The predictions folder: a label map and the slice instances of each case, and ``predictions.json`` beside them."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final, Literal
+
+import numpy as np
+
+from spineseg.data.files import read_json, write_json, write_text
+from spineseg.errors import DataError
+from spineseg.geometry import Volume, canonical_grid
+from spineseg.predictions.instances import SliceInstances
+from spineseg.predictions.masks import Rle
+from spineseg.vertebrae import convention, relabel
+from spineseg.volumes import is_volume, read_volume, stem, write_volume
+
+FOLDER_FORMAT: Final = "predictions 1"
+SLICES_FORMAT: Final = "slices 1"
+FOLDER_FILE: Final = "predictions.json"
+_COMMAND: Final = "python -m spineseg.predict"
+
+# Whether label values are levels, or only tell the vertebrae of a one-class model apart.
+LabelKind = Literal["levels", "instances"]
+# Whether slice instances are a detector's, which overlap, or the slices of a label map, which do not.
+SliceKind = Literal["detections", "label_map"]
+
+
+@dataclass(frozen=True)
+class CasePrediction:
+    """What a model says of one case.
+
+    Attributes:
+        case: id.
+        labels: native grid; canonical level ids (uint8), or vertebrae numbered from cranial to caudal (uint16).
+        kind: which of the two.
+        slices: instances by slice index, canonical frame; None where only the label map exists (scores are then 1).
+        slice_kind: where the slices' instances come from.
+    """
+
+    case: str
+    labels: Volume
+    kind: LabelKind
+    slices: Mapping[int, SliceInstances] | None = None
+    slice_kind: SliceKind = "label_map"
+
+
+@dataclass(frozen=True)
+class PredictionFolder:
+    """A predictions folder, opened; any folder of NIfTI files is one.
+
+    Attributes:
+        root: the folder.
+        files: label map of each case.
+        kinds: what the label values of each case are.
+        failures: reason of each case that could not be predicted.
+        slice_kind: where slice instances come from.
+        score_threshold: of the exclusive map; None where validation did not give one.
+        provenance: what ``predict`` says of the model; empty for other tools' folders.
+    """
+
+    root: Path
+    files: Mapping[str, Path]
+    kinds: Mapping[str, LabelKind] = field(default_factory=dict)
+    failures: Mapping[str, str] = field(default_factory=dict)
+    slice_kind: SliceKind = "label_map"
+    score_threshold: float | None = None
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+
+    def read(self, case: str, convention_name: str = "verse") -> CasePrediction:
+        """Read one case; label values of a named map become canonical ids.
+
+        Raises:
+            DataError: no such case, a damaged file, labels that the convention does not know.
+            FormatError: slices of another version.
+        """
+        if case not in self.files:
+            raise DataError(f"{self.root}: no prediction of case '{case}'; expected {case}.nii.gz")
+        path, kind = self.files[case], self.kinds.get(case, "levels")
+        volume = read_volume(path)
+        if kind == "levels":
+            rule = convention(convention_name)
+            labels = volume.with_array(relabel(volume.array, rule.table, what=str(path), drop=rule.other))
+        else:
+            labels = volume.with_array(_numbers(volume, path))
+        beside = self.root / f"{case}.json"
+        if not beside.is_file():
+            return CasePrediction(case, labels, kind)
+        return CasePrediction(case, labels, kind, _read_slices(beside, labels), self.slice_kind)
+
+
+def open_predictions(folder: Path) -> PredictionFolder:
+    """Open a predictions folder of ours, or any folder of label maps named by case.
+
+    Raises:
+        DataError: no such folder, no label map in it, or a prediction that was interrupted.
+        FormatError: ``predictions.json`` of another version.
+    """
+    if not folder.is_dir():
+        raise DataError(f"{folder}: no such folder; expected one label map a case (<case>.nii.gz)")
+    files: dict[str, Path] = {}
+    for path in sorted(p for p in folder.iterdir() if p.is_file() and is_volume(p) and not p.name.startswith(".")):
+        if stem(path) in files:
+            raise DataError(f"{path}: case '{stem(path)}' has two label maps, also {files[stem(path)].name}; keep one")
+        files[stem(path)] = path
+    if not (folder / FOLDER_FILE).is_file():
+        if not files:
+            raise DataError(f"{folder}: holds no label map; expected one a case (<case>.nii.gz)")
+        return PredictionFolder(folder, files)
+    content = read_json(folder / FOLDER_FILE, FOLDER_FORMAT, _COMMAND)
+    if not content["complete"]:
+        raise DataError(
+            f"{folder}: predict was interrupted after {len(content['cases'])} cases; run `{_COMMAND}` again"
+        )
+    return PredictionFolder(
+        root=folder,
+        files=files,
+        kinds={case: entry["labels"] for case, entry in content["cases"].items()},
+        failures=content["failures"],
+        slice_kind=content["slices"],
+        score_threshold=content["score_threshold"],
+        provenance=content["provenance"],
+    )
+
+
+def read_prediction(folder: Path, case: str, convention_name: str = "verse") -> CasePrediction:
+    """Read one case of a predictions folder; see ``PredictionFolder.read``."""
+    return open_predictions(folder).read(case, convention_name)
+
+
+class PredictionWriter:
+    """Write a predictions folder case by case; ``predictions.json`` says so until ``close`` that it is not complete.
+
+    Args:
+        folder: made if missing; cases of an earlier run in it are written over.
+        provenance: model, versions, whether the data is simulated; plain values.
+        score_threshold: of the exclusive map (PROTOCOL 5.6); None where there was no validation.
+        slices: where the slice instances come from.
+        label_convention: of the label values in the files of named models.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        provenance: Mapping[str, Any],
+        score_threshold: float | None = None,
+        slices: SliceKind = "detections",
+        label_convention: str = "verse",
+    ) -> None:
+        self.folder = folder
+        self._cases: dict[str, dict[str, Any]] = {}
+        self._failures: dict[str, str] = {}
+        self._head = {
+            "format": FOLDER_FORMAT,
+            "convention": label_convention,
+            "slices": slices,
+            "score_threshold": score_threshold,
+            "provenance": dict(provenance),
+        }
+        folder.mkdir(parents=True, exist_ok=True)
+        self._write_folder_file(complete=False)
+
+    def __enter__(self) -> "PredictionWriter":
+        return self
+
+    def __exit__(self, kind: object, *_: object) -> None:
+        if kind is None:
+            self.close()
+
+    def write(
+        self,
+        case: str,
+        labels: Volume,
+        kind: LabelKind,
+        slices: Sequence[SliceInstances] | None,
+        *,
+        seconds: float,
+        peak_mb: float,
+        levels: Mapping[str, Mapping[str, Any]] | None = None,
+    ) -> None:
+        """Write one case.
+
+        Args:
+            case: id.
+            labels: on the native grid; values in the writer's convention, or vertebrae numbered from 1.
+            kind: which of the two.
+            slices: instances in the canonical frame; None = label map only.
+            seconds: wall time of the case.
+            peak_mb: peak memory in MB (10⁶ bytes).
+            levels: of each level by name: body centre in mm, confidence.
+        """
+        array = labels.array.astype(np.uint8 if kind == "levels" else np.uint16)
+        if not np.array_equal(array, labels.array):
+            raise DataError(f"case '{case}': label values beyond {array.dtype}; expected {kind}")
+        if slices is not None:
+            content = {"format": SLICES_FORMAT, "case": case, "size": list(canonical_grid(labels.grid).shape[1:])}
+            rows = [_slice_entry(s) for s in sorted(slices, key=lambda s: s.index) if len(s)]
+            text = json.dumps(content | {"levels": dict(levels or {}), "slices": rows}, separators=(",", ":"))
+            write_text(self.folder / f"{case}.json", text)
+        else:
+            (self.folder / f"{case}.json").unlink(missing_ok=True)
+        write_volume(
+            self.folder / f"{case}.nii.gz",
+            Volume(array, labels.affine),
+            extension={"format": FOLDER_FORMAT, "labels": kind, "convention": self._head["convention"]},
+        )
+        self._failures.pop(case, None)
+        self._cases[case] = {"labels": kind, "seconds": round(seconds, 3), "peak_mb": round(peak_mb, 1)}
+        self._write_folder_file(complete=False)
+
+    def fail(self, case: str, reason: str) -> None:
+        """Record that a case could not be predicted."""
+        self._failures[case] = reason
+        self._write_folder_file(complete=False)
+
+    def close(self) -> None:
+        """Declare the folder complete."""
+        self._write_folder_file(complete=True)
+
+    def _write_folder_file(self, *, complete: bool) -> None:
+        content = self._head | {"complete": complete, "cases": self._cases, "failures": self._failures}
+        write_json(self.folder / FOLDER_FILE, content)
+
+
+def _slice_entry(s: SliceInstances) -> dict[str, Any]:
+    entry: dict[str, Any] = {
+        "index": s.index,
+        "rle": [rle["counts"] for rle in s.masks],
+        # The shortest text that gives the same float32 again: equal ranks, small files.
+        "score": [float(str(score)) for score in s.scores],
+        "level": [int(level) or None for level in s.levels],
+        "box": [[round(float(edge), 3) for edge in box] for box in s.boxes],
+    }
+    if s.probabilities is not None:
+        entry["classes"] = list(s.classes)
+        entry["distribution"] = [[round(float(p), 5) for p in row] for row in s.probabilities]
+    return entry
+
+
+def _read_slices(path: Path, labels: Volume) -> dict[int, SliceInstances]:
+    content = read_json(path, SLICES_FORMAT, _COMMAND)
+    count, height, width = canonical_grid(labels.grid).shape
+    if content["size"] != [height, width]:
+        raise DataError(
+            f"{path}: slices of size {content['size']}; expected [Y, Z] = {[height, width]} of the label map"
+        )
+    found: dict[int, SliceInstances] = {}
+    for row in content["slices"]:
+        if not 0 <= row["index"] < count:
+            raise DataError(f"{path}: slice {row['index']}; expected 0 to {count - 1}")
+        found[row["index"]] = SliceInstances(
+            index=row["index"],
+            size=(height, width),
+            masks=tuple(Rle(size=[height, width], counts=counts) for counts in row["rle"]),
+            scores=np.array(row["score"], np.float32),
+            levels=np.array([level or 0 for level in row["level"]], np.int64),
+            boxes=np.array(row["box"], np.float64),
+            probabilities=np.array(row["distribution"], np.float32) if "distribution" in row else None,
+            classes=tuple(row.get("classes", ())),
+        )
+    return found
+
+
+def _numbers(volume: Volume, path: Path) -> np.ndarray[Any, np.dtype[np.uint16]]:
+    numbers = volume.array.astype(np.uint16)
+    if not np.array_equal(numbers, volume.array):
+        raise DataError(f"{path}: expected whole numbers 0 to 65535 that tell vertebrae apart")
+    return numbers

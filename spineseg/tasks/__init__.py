@@ -1,0 +1,1 @@
+"""What is trained: LightningModules that take their network, loss and optimisation as arguments."""

@@ -1,0 +1,192 @@
+"""The task of finding vertebrae as instances in sagittal slices."""
+
+from typing import Any
+
+import lightning
+import numpy as np
+import torch
+from torch import Tensor
+
+from spineseg.data.scans import ScanBatch
+from spineseg.data.slices import SliceBatch
+from spineseg.models.detections import Detections, SliceDetections, draw, draw_on, suppress
+from spineseg.models.yolo import InstanceTargets, YOLOv8Seg
+from spineseg.predictions.instances import SliceInstances
+from spineseg.predictions.masks import encode_crop
+from spineseg.tasks.monitors import MonitoredSlice, monitor_slice, monitors
+from spineseg.tasks.optim import Optimization
+from spineseg.vertebrae import level_id
+
+
+class InstanceSegmentation2D(lightning.LightningModule):
+    """Train a 2D instance segmenter on sagittal slices.
+
+    Optimisation is manual, since Ultralytics' way of summing gradients differs from Lightning's: its number of summed
+    batches rises during the warm-up, and sums are not divided.
+
+    Args:
+        net: the network with its loss.
+        optimization: optimiser, schedule, warm-up, accumulation and clipping.
+        classes: name of each class in the network's order: levels, or ``vertebra`` alone.
+        channels_last: memory format of the network; faster with 16-bit convolutions.
+    """
+
+    def __init__(
+        self, net: YOLOv8Seg, optimization: Optimization, classes: tuple[str, ...], channels_last: bool = True
+    ) -> None:
+        """Take the parts; nothing is built here."""
+        super().__init__()
+        self.automatic_optimization = False
+        self.net, self.optimization, self.classes = net, optimization, classes
+        self.channels_last = channels_last
+        self.levels: tuple[int, ...] = () if classes == ("vertebra",) else tuple(level_id(name) for name in classes)
+        if channels_last:
+            self.net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # stub lacks this form
+        # Set by the validation that a checkpoint is chosen by, and kept with it.
+        self.score_threshold: float | None = None
+        self._summed = 0
+        self._gradients: dict[str, Tensor] = {}
+        self._monitored: list[MonitoredSlice] = []
+
+    def forward(self, images: Tensor) -> list[Detections]:
+        """Detections of images (B, C, Y, Z), drawn at their pixels."""
+        return self.detect(images)
+
+    def on_train_start(self) -> None:
+        """Put gradients back that were summed, but not yet used, when the checkpoint was written."""
+        for name, parameter in self.net.named_parameters():
+            if name in self._gradients:
+                parameter.grad = self._gradients[name].to(parameter)
+        self._gradients = {}
+
+    def training_step(self, batch: SliceBatch, batch_index: int) -> None:
+        """Sum gradients; step when enough batches are summed."""
+        optimizer = self.optimizers(use_pl_optimizer=True)
+        batches = int(self.trainer.num_training_batches)
+        slices = len(batch["images"]) * self.trainer.world_size
+        epochs = self.trainer.max_epochs or 1
+        seen = self.current_epoch * batches + batch_index
+        rates, momentum, summed = self.optimization.settings_at(
+            seen, self.current_epoch, epochs=epochs, batches=batches, batch_size=slices
+        )
+        self.optimization.apply(optimizer.optimizer, rates, momentum)  # type: ignore[union-attr]  # one optimiser
+        loss, parts = self._loss(self.net(self._formatted(batch["images"])), batch)
+        # The gradient of all processes' slices summed, not averaged, as on one device.
+        self.manual_backward(loss * self.trainer.world_size)
+        self._summed += 1
+        if self._summed >= summed:
+            optimizer.step()  # type: ignore[union-attr]
+            optimizer.zero_grad()  # type: ignore[union-attr]
+            self._summed = 0
+        self.log("train/loss", loss.detach() / len(batch["images"]), prog_bar=True)
+        self.log_dict({f"train/{name}": value for name, value in parts.items() if name != "sem_loss"})
+
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        """Clip here: with 16-mixed the gradients are unscaled by now, before it they are not."""
+        if self.optimization.clip_norm is not None:
+            torch.nn.utils.clip_grad_norm_(self.net.parameters(), self.optimization.clip_norm)
+
+    def validation_step(self, batch: SliceBatch, batch_index: int) -> None:
+        """Detect, draw, match; the values are computed when all slices are seen."""
+        raw = self.net.decode(self._formatted(batch["images"]))
+        loss, _ = self._loss(raw.raw, batch)
+        self.log("val/loss", loss / len(batch["images"]), batch_size=len(batch["images"]), sync_dist=True)
+        height, width = batch["index_map"].shape[1:]
+        scale = batch["boxes"].new_tensor([height, width, height, width])
+        for image, (found, ref) in enumerate(zip(suppress(raw), batch["refs"], strict=True)):
+            mine = batch["batch_index"] == image
+            centre, size = batch["boxes"][mine][:, [1, 0]], batch["boxes"][mine][:, [3, 2]]
+            boxes = torch.cat([centre - size / 2, centre + size / 2], dim=1) * scale
+            drawn = draw(found, (height, width))
+            self._monitored.append(
+                monitor_slice(tuple(ref), drawn, batch["index_map"][image], batch["classes"][mine], boxes)
+            )
+
+    def on_validation_epoch_end(self) -> None:
+        """Pool the slices of all processes."""
+        slices, self._monitored = self._monitored, []
+        if self.trainer.world_size > 1:
+            gathered: list[list[MonitoredSlice]] = [[] for _ in range(self.trainer.world_size)]
+            torch.distributed.all_gather_object(gathered, slices)
+            slices = [item for part in gathered for item in part]
+        values = monitors(slices, num_classes=len(self.classes))
+        self.score_threshold = values["score_threshold"]
+        shown = {"mask_map50", "mask_map50_named", "dice"}
+        for name, value in values.items():
+            # Every process holds the same value, so nothing is left to reduce.
+            self.log(f"val/{name}", value, prog_bar=name in shown, rank_zero_only=False)
+
+    def predict_step(self, batch: ScanBatch, batch_index: int) -> list[SliceInstances]:
+        """Detections of each slice as they are (PROTOCOL 5.7), drawn on the native pixels."""
+        if not batch["indices"]:
+            return []
+        found = suppress(self.net.decode(self._formatted(batch["images"])))
+        return [
+            self._instances(index, item, batch["size"], batch["step"])
+            for index, item in zip(batch["indices"], found, strict=True)
+        ]
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        """One optimiser; its rates are set at every batch, so there is no scheduler with a state of its own."""
+        datamodule = self.trainer.datamodule  # type: ignore[attr-defined]  # set by fit(datamodule=…)
+        return self.optimization.build(self.net, datamodule.batch_size * self.trainer.world_size)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep what the next batch depends on beside the weights: the summed gradients, and the score threshold."""
+        checkpoint["spineseg"] = {
+            "score_threshold": self.score_threshold,
+            "summed": self._summed,
+            "gradients": {
+                name: parameter.grad.detach().clone()
+                for name, parameter in self.net.named_parameters()
+                if self._summed and parameter.grad is not None
+            },
+        }
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Take back what ``on_save_checkpoint`` kept."""
+        kept = checkpoint.get("spineseg", {})
+        self.score_threshold = kept.get("score_threshold")
+        self._summed = kept.get("summed", 0)
+        self._gradients = kept.get("gradients", {})
+
+    def detect(self, images: Tensor) -> list[Detections]:
+        """Detections of images (B, C, Y, Z) in 0..1, drawn at their pixels; puts the network in evaluation mode."""
+        training = self.net.training
+        self.net.eval()
+        with torch.no_grad():
+            found = [draw(item, (images.shape[2], images.shape[3])) for item in suppress(self.net.decode(images))]
+        self.net.train(training)
+        return found
+
+    def _instances(
+        self, index: int, found: SliceDetections, size: tuple[int, int], step: tuple[float, float]
+    ) -> SliceInstances:
+        boxes, crops = draw_on(found, size, step)
+        masks = tuple(encode_crop(crop, corner, size) for crop, corner in crops)
+        classes = found.classes.cpu().numpy()
+        levels = np.array([self.levels[i] for i in classes] if self.levels else np.zeros(len(classes)), np.int64)
+        whole = np.array([crop.any() for crop, _ in crops], bool)
+        instances = SliceInstances(
+            index=index,
+            size=size,
+            masks=masks,
+            scores=found.scores.float().cpu().numpy(),
+            levels=levels,
+            boxes=boxes,
+            probabilities=found.distributions.float().cpu().numpy() if self.levels else None,
+            classes=self.levels,
+        )
+        return instances.take(whole)
+
+    def _loss(self, raw: dict[str, Any], batch: SliceBatch) -> tuple[Tensor, dict[str, Tensor]]:
+        targets = InstanceTargets(
+            index_map=batch["index_map"],
+            classes=batch["classes"],
+            boxes=batch["boxes"],
+            batch_index=batch["batch_index"],
+        )
+        return self.net.loss(raw, targets)
+
+    def _formatted(self, images: Tensor) -> Tensor:
+        return images.contiguous(memory_format=torch.channels_last) if self.channels_last else images

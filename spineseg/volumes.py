@@ -1,0 +1,230 @@
+"""Reading and writing volumes: NIfTI through nibabel; MetaImage, NRRD and what else ITK knows through SimpleITK."""
+
+import gzip
+import json
+import os
+import zlib
+from pathlib import Path
+from typing import Any, Final
+
+import nibabel as nib
+import numpy as np
+import SimpleITK as sitk
+from nibabel.filebasedimages import ImageFileError
+
+from spineseg.errors import DataError
+from spineseg.geometry import Affine, Array, Grid, Volume
+
+NIFTI_SUFFIXES: Final = (".nii", ".nii.gz")
+ITK_SUFFIXES: Final = (".mhd", ".mha", ".nrrd", ".nhdr")
+_RAS_FROM_LPS: Final = np.diag([-1.0, -1.0, 1.0, 1.0])
+# Header extension code 6 is NIfTI's plain comment; ours holds JSON.
+_COMMENT: Final = 6
+
+
+def is_volume(path: Path) -> bool:
+    """Whether the file name is one of a volume that can be read here."""
+    return path.name.lower().endswith(NIFTI_SUFFIXES + ITK_SUFFIXES)
+
+
+def stem(path: Path) -> str:
+    """File name without the volume's suffix: ``case1_label.nii.gz`` → ``case1_label``."""
+    for suffix in (*NIFTI_SUFFIXES[::-1], *ITK_SUFFIXES):
+        if path.name.lower().endswith(suffix):
+            return path.name[: -len(suffix)]
+    return path.stem
+
+
+def read_volume(path: Path) -> Volume:
+    """Read a volume on its native grid: values as stored (scaled where the header says so), affine in RAS+.
+
+    NIfTI: sform where its code is set, else qform (nibabel's rule), for images and masks alike. Plain NIfTI under a
+    ``.nii.gz`` name is read. Singleton axes after the third are dropped.
+
+    Raises:
+        DataError: missing, empty, truncated or damaged file, unknown suffix, not three axes, impossible spacing.
+    """
+    _check_file(path)
+    if path.name.lower().endswith(NIFTI_SUFFIXES):
+        array, affine = _read_nifti(path)
+    else:
+        array, affine = _read_itk(path)
+    while array.ndim > 3 and array.shape[-1] == 1:
+        array = array[..., 0]
+    if array.ndim != 3:
+        raise DataError(f"{path}: expected a volume of three axes, found shape {array.shape}")
+    return _named(path, array, affine)
+
+
+def read_grid(path: Path) -> Grid:
+    """Read the grid of a volume from its header alone.
+
+    Raises:
+        DataError: as ``read_volume``, except for damage that shows only in the values.
+    """
+    _check_file(path)
+    try:
+        if path.name.lower().endswith(NIFTI_SUFFIXES):
+            image = _nifti(path)
+            shape, affine = image.shape, image.affine
+        else:
+            reader = sitk.ImageFileReader()
+            reader.SetFileName(str(path))
+            reader.ReadImageInformation()
+            shape = reader.GetSize()
+            affine = _itk_affine(reader.GetSpacing(), reader.GetOrigin(), reader.GetDirection())
+    except (ImageFileError, RuntimeError, OSError, ValueError, EOFError, zlib.error) as error:
+        raise DataError(f"{path}: the header cannot be read ({_first_line(error)})") from error
+    while len(shape) > 3 and shape[-1] == 1:
+        shape = shape[:-1]
+    try:
+        return Grid(tuple(shape), affine)
+    except DataError as error:
+        raise DataError(f"{path}: {error}") from error
+
+
+def write_volume(path: Path, volume: Volume, *, extension: dict[str, Any] | None = None) -> None:
+    """Write a volume atomically; the suffix chooses the format.
+
+    NIfTI keeps the affine to the float32 of its header (bit-equal when it came from one) and carries ``extension`` as
+    JSON in a header comment. A ``.mhd`` gets its ``.raw`` beside it.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # The unfinished file keeps the suffix (writers choose by it) and never bears the final name.
+    partial = path.with_name(f".partial-{os.getpid()}-{path.name}")
+    try:
+        if path.name.lower().endswith(NIFTI_SUFFIXES):
+            _write_nifti(partial, volume, extension)
+        elif path.name.lower().endswith(".mhd"):
+            _write_mhd(partial, path, volume)
+        elif path.name.lower().endswith(ITK_SUFFIXES):
+            sitk.WriteImage(_to_itk(volume), str(partial), useCompression=True)
+        else:
+            raise DataError(f"{path}: unknown volume suffix; expected {', '.join(NIFTI_SUFFIXES + ITK_SUFFIXES)}")
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _check_file(path: Path) -> None:
+    if not is_volume(path):
+        raise DataError(f"{path}: unknown volume suffix; expected {', '.join(NIFTI_SUFFIXES + ITK_SUFFIXES)}")
+    if not path.is_file():
+        raise DataError(f"{path}: no such file")
+    if path.stat().st_size == 0:
+        raise DataError(f"{path}: the file is empty (0 bytes); copy or download it again")
+
+
+def _named(path: Path, array: Array, affine: Affine) -> Volume:
+    try:
+        return Volume(array, affine)
+    except DataError as error:
+        raise DataError(f"{path}: {error}") from error
+
+
+def _nifti(path: Path) -> Any:
+    with path.open("rb") as stream:
+        zipped = stream.read(2) == b"\x1f\x8b"
+    if path.name.lower().endswith(".gz") and not zipped:
+        return nib.Nifti1Image.from_bytes(path.read_bytes())
+    if not path.name.lower().endswith(".gz") and zipped:
+        return nib.Nifti1Image.from_bytes(gzip.decompress(path.read_bytes()))
+    return nib.load(path)
+
+
+def _read_nifti(path: Path) -> tuple[Array, Affine]:
+    try:
+        image = _nifti(path)
+        slope, intercept = image.dataobj.slope, image.dataobj.inter
+        if slope == 1 and intercept == 0:
+            array = np.asarray(image.dataobj)
+        else:
+            array = image.get_fdata(dtype=np.float32, caching="unchanged")
+        return np.ascontiguousarray(array), np.asarray(image.affine, np.float64)
+    except (ImageFileError, OSError, ValueError, EOFError, zlib.error) as error:
+        raise DataError(
+            f"{path}: the file cannot be read to its end ({_first_line(error)}); it is cut short or damaged: "
+            "copy or download it again"
+        ) from error
+
+
+def _read_itk(path: Path) -> tuple[Array, Affine]:
+    if path.name.lower().endswith(".mhd"):
+        _check_raw(path)
+    try:
+        image = sitk.ReadImage(str(path))
+    except RuntimeError as error:
+        raise DataError(f"{path}: the file cannot be read ({_first_line(error)}); copy or download it again") from error
+    if image.GetNumberOfComponentsPerPixel() != 1 or image.GetDimension() != 3:
+        raise DataError(f"{path}: expected one value a voxel on three axes, found shape {image.GetSize()}")
+    array = sitk.GetArrayFromImage(image).transpose(2, 1, 0)
+    return np.ascontiguousarray(array), _itk_affine(image.GetSpacing(), image.GetOrigin(), image.GetDirection())
+
+
+def _check_raw(path: Path) -> None:
+    """Name a short or missing ``.raw``: ITK's own message names neither the file nor the sizes."""
+    header = dict(
+        (part.strip() for part in line.split("=", 1))
+        for line in path.read_text(errors="replace").splitlines()
+        if "=" in line
+    )
+    name = header.get("ElementDataFile", "")
+    if name in ("", "LOCAL") or "LIST" in name or "%" in name or header.get("CompressedData", "").lower() == "true":
+        return
+    raw = path.parent / name
+    if not raw.is_file():
+        raise DataError(f"{path}: its data file {raw.name} is missing; put it beside the header")
+    sizes = {"MET_CHAR": 1, "MET_UCHAR": 1, "MET_SHORT": 2, "MET_USHORT": 2, "MET_INT": 4, "MET_UINT": 4}
+    sizes |= {"MET_FLOAT": 4, "MET_DOUBLE": 8, "MET_LONG": 4, "MET_ULONG": 4}
+    element = sizes.get(header.get("ElementType", ""))
+    if element is None or not header.get("DimSize"):
+        return
+    expected = element * int(np.prod([int(n) for n in header["DimSize"].split()]))
+    found = raw.stat().st_size
+    if found < expected:
+        raise DataError(
+            f"{raw}: truncated: {found:,} bytes found, {expected:,} expected from {path.name} "
+            f"({header['DimSize']} × {element} bytes); copy or download it again"
+        )
+
+
+def _itk_affine(spacing: tuple[float, ...], origin: tuple[float, ...], direction: tuple[float, ...]) -> Affine:
+    if len(spacing) != 3:
+        raise ValueError(f"expected three axes, found {len(spacing)}")
+    affine = np.eye(4)
+    affine[:3, :3] = np.reshape(direction, (3, 3)) @ np.diag(spacing)
+    affine[:3, 3] = origin
+    return _RAS_FROM_LPS @ affine
+
+
+def _to_itk(volume: Volume) -> sitk.Image:
+    affine = _RAS_FROM_LPS @ volume.affine
+    image = sitk.GetImageFromArray(np.ascontiguousarray(volume.array.transpose(2, 1, 0)))
+    spacing = np.linalg.norm(affine[:3, :3], axis=0)
+    image.SetSpacing(spacing.tolist())
+    image.SetOrigin(affine[:3, 3].tolist())
+    image.SetDirection((affine[:3, :3] / spacing).ravel().tolist())
+    return image
+
+
+def _write_mhd(partial: Path, path: Path, volume: Volume) -> None:
+    raw = path.with_suffix(".raw")
+    sitk.WriteImage(_to_itk(volume), str(partial))
+    partial_raw = partial.with_suffix(".raw")
+    partial.write_text(partial.read_text().replace(partial_raw.name, raw.name))
+    partial_raw.replace(raw)
+
+
+def _write_nifti(path: Path, volume: Volume, extension: dict[str, Any] | None) -> None:
+    image = nib.Nifti1Image(volume.array, volume.affine)
+    image.set_sform(volume.affine, code=1)
+    image.set_qform(volume.affine, code=1)
+    image.header.set_xyzt_units("mm")
+    if extension is not None:
+        image.header.extensions.append(nib.nifti1.Nifti1Extension(_COMMENT, json.dumps(extension).encode()))
+    nib.save(image, path)
+
+
+def _first_line(error: BaseException) -> str:
+    lines = [line for line in str(error).splitlines() if line.strip()]
+    return lines[-1].strip() if lines else type(error).__name__
