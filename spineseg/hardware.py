@@ -1,11 +1,14 @@
 """Devices and precision: what ``precision: auto`` means on this machine, and Lightning's trainer built from a node."""
 
+import logging
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import lightning
 import torch
+from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.loggers import Logger
 
 from spineseg.targets import build, plain
@@ -24,12 +27,24 @@ def build_trainer(node: Any, *, logger: Sequence[Logger] | bool, **settings: Any
         logger: loggers, or False for none.
         settings: keys that win over the node's.
     """
-    content = {**plain(node), "logger": logger, "use_distributed_sampler": False, "enable_checkpointing": False}
-    content |= settings
+    # Lightning says everything twice under Hydra's logging, and most of it is no news.
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    logging.getLogger("lightning.pytorch.utilities.rank_zero").setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", message=r".*LeafSpec.*", module=r"lightning\..*")
+    callbacks = list(settings.pop("callbacks", ()))
+    content = {**plain(node), **settings}
     if content.get("precision", "auto") == "auto":
         content["precision"] = best_precision(str(content.get("accelerator", "auto")))
-    callbacks = content.pop("callbacks", [])
-    return build(content, lightning.Trainer, callbacks=list(callbacks), logger=content.pop("logger"))
+    return build(
+        content,
+        lightning.Trainer,
+        callbacks=callbacks,
+        logger=logger,
+        # Samplers of ours know their process; Lightning's would repeat samples to fill the last batch up.
+        use_distributed_sampler=False,
+        # Without one of ours, Lightning would add a checkpoint callback of its own.
+        enable_checkpointing=any(isinstance(callback, Checkpoint) for callback in callbacks),
+    )
 
 
 def best_precision(accelerator: str) -> Precision:

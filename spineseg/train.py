@@ -138,7 +138,7 @@ def fit_and_score(cfg: DictConfig, run: "Run | None", *, resume: bool, make_run:
 
 def facts(cfg: DictConfig, datamodule: "SliceDataModule", task: Any, trainer: Any) -> dict[str, Any]:
     """What provenance.json cannot find out by itself."""
-    from spineseg.data.files import sha256_of
+    from spineseg.data.files import sha256_of_text
 
     prepared = datamodule.prepared
     return {
@@ -149,8 +149,8 @@ def facts(cfg: DictConfig, datamodule: "SliceDataModule", task: Any, trainer: An
         "simulated": prepared.simulated,
         "overfit": datamodule.overfit,
         "data": prepared.root.name,
-        "data_hash": sha256_of([prepared.root / "cases.csv"]),
-        "split_hash": sha256_of([prepared.root / "splits.json"]),
+        "data_hash": sha256_of_text((prepared.root / "cases.csv").read_text(encoding="utf-8")),
+        "split_hash": sha256_of_text((prepared.root / "splits.json").read_text(encoding="utf-8")),
         "parameters": sum(parameter.numel() for parameter in task.net.parameters()),
         "classes": list(task.classes),
     }

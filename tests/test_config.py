@@ -122,7 +122,7 @@ def test_misspelt_key_that_hydra_merges_silently(override: str, expected: str) -
 
 
 def test_closed_choice() -> None:
-    with pytest.raises(ConfigError, match="layout=csi2015: .*did you mean 'csi2014'"):
+    with pytest.raises(ConfigError, match=r"layout=csi2015: .*did you mean 'csi2014'"):
         check(compose("simulate", ["layout=csi2015"]))
 
 

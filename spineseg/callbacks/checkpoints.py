@@ -1,5 +1,6 @@
 """`last.ckpt` every epoch and `best.ckpt` by a monitored value."""
 
+import contextlib
 import math
 from pathlib import Path
 from typing import Any, Literal
@@ -61,7 +62,8 @@ class Checkpoints(Checkpoint):
             if trainer.is_global_zero:
                 publish(partial, [folder / name for name in names])
         except OSError as error:
-            partial.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                partial.unlink()
             raise DataError(
                 f"{folder}: the checkpoint of epoch {trainer.current_epoch} could not be written ({error}); "
                 "the one before is whole: make room and go on with resume="

@@ -1,9 +1,11 @@
 """Archives from elsewhere: nothing is written outside the target, no link is made, and no bomb is unpacked."""
 
+import lzma
 import shutil
 import stat
 import tarfile
 import zipfile
+import zlib
 from pathlib import Path, PurePosixPath
 from typing import Final
 
@@ -12,6 +14,8 @@ from spineseg.errors import DataError
 # More than any of the data sets; what exceeds it is not one of them.
 MAX_BYTES: Final = 200 << 30
 MAX_FILES: Final = 200_000
+# What the standard library raises for damaged content; its RuntimeError is an encrypted or unsupported entry.
+_DAMAGED: Final = (zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, EOFError)
 SUFFIXES: Final = (".zip", ".tar", ".tar.gz", ".tgz")
 
 
@@ -48,7 +52,7 @@ def read_member(path: Path, name: str) -> bytes:
     try:
         with zipfile.ZipFile(path) as archive, archive.open(name) as stream:
             return stream.read(archive.getinfo(name).file_size + 1)
-    except (OSError, KeyError, zipfile.BadZipFile, EOFError, RuntimeError, NotImplementedError) as error:
+    except (OSError, KeyError, RuntimeError, *_DAMAGED) as error:
         raise DataError(f"{path}: '{name}' cannot be read ({error}); download the zip again") from error
 
 
@@ -84,7 +88,7 @@ def _unpack_zip(path: Path, target: Path, max_bytes: int) -> None:
                 place.parent.mkdir(parents=True, exist_ok=True)
                 with archive.open(member) as source, place.open("wb") as sink:
                     shutil.copyfileobj(source, sink)
-    except (zipfile.BadZipFile, EOFError, RuntimeError, NotImplementedError) as error:
+    except (RuntimeError, *_DAMAGED) as error:
         raise DataError(f"{path}: the zip is damaged ({error}); delete it and download it again") from error
 
 
@@ -99,7 +103,7 @@ def _unpack_tar(path: Path, target: Path, max_bytes: int) -> None:
             _check_size(path, len(members), sum(member.size for member in members), max_bytes)
             _check_space(path, target, sum(member.size for member in members))
             archive.extractall(target, filter="data")
-    except (tarfile.TarError, EOFError, OSError) as error:
+    except (OSError, *_DAMAGED) as error:
         raise DataError(f"{path}: the archive is damaged ({error}); delete it and download it again") from error
 
 

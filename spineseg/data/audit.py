@@ -24,6 +24,8 @@ from spineseg.errors import DataError, SpinesegError
 from spineseg.geometry import Volume, canonical
 
 AUDIT_FORMAT: Final = "audit 1"
+# Finer is micro-CT, coarser is a localiser; or the header is in other units.
+SPACING_MM: Final = (0.1, 10.0)
 
 
 @dataclass(frozen=True)
@@ -53,11 +55,11 @@ def examine(source: Source, raw: RawCase) -> Examined:
     fatal: list[str] = []
     findings: list[str] = []
     image_path = source.root / raw.image
-    image = _attempt(lambda: source.read_image(raw), fatal)
+    image = _attempt(lambda: source.read_image(raw), image_path, fatal)
     labels: Volume | None = None
     if raw.label is not None:
         before = list(fatal)
-        labels = _attempt(lambda: source.read_labels(raw), fatal)
+        labels = _attempt(lambda: source.read_labels(raw), source.root / raw.label, fatal)
         # A damaged image header shows when the mask is brought to the image's grid, too: say it once.
         if image is None and any(str(image_path) in message for message in fatal[len(before) :]):
             fatal = before
@@ -77,6 +79,9 @@ def _judge(
     source: Source, raw: RawCase, image: Volume, labels: Volume | None, fatal: list[str], findings: list[str]
 ) -> Examined:
     facts: dict[str, Any] = {}
+    if not all(SPACING_MM[0] <= value <= SPACING_MM[1] for value in image.spacing_mm):
+        spacing = " × ".join(f"{value:g}" for value in image.spacing_mm)
+        findings.append(f"spacing: {spacing} mm, expected {SPACING_MM[0]} to {SPACING_MM[1]} along each axis")
     levels: tuple[int, ...] = ()
     cut: tuple[int, ...] = ()
     if source.hounsfield:
@@ -195,14 +200,18 @@ def refuse(reports: Iterable[Report], where: Path) -> None:
         )
 
 
-def _attempt(read: Callable[[], Volume], fatal: list[str]) -> Volume | None:
+def _attempt(read: Callable[[], Volume], path: Path, fatal: list[str]) -> Volume | None:
     try:
         return read()
     except (SpinesegError, OSError) as error:
         fatal.append(str(error))
-        return None
     except MemoryError as error:
-        raise DataError(f"not enough memory to read a case ({error}); set workers=1") from error
+        raise DataError(f"{path}: not enough memory to read it; set workers=1") from error
+    except Exception as error:  # damaged headers make format libraries raise whatever; one file must not stop the audit
+        fatal.append(
+            f"{path}: cannot be read ({type(error).__name__}: {error}); it is damaged: copy or download it again"
+        )
+    return None
 
 
 def _note(verdict: Verdict, path: Path, fatal: list[str], findings: list[str]) -> None:

@@ -26,27 +26,28 @@ def fetch_doi(doi: str, root: Path) -> None:
 
     where = f"https://doi.org/{doi}"
     try:
-        record = pooch.create(path=root, base_url=f"doi:{doi}/", registry=None)
+        record = pooch.create(path=root, base_url=f"doi:{doi}/", registry=None, retry_if_failed=2)
         record.load_registry_from_doi()
     except Exception as error:  # pooch hands through whatever requests and the repository's API raise
         raise _unreachable(where, root, error) from error
     _fetch(record, root, where)
 
 
-def fetch_files(base_url: str, registry: Mapping[str, str | None], root: Path) -> None:
+def fetch_files(base_url: str, registry: Mapping[str, str | None], root: Path, *, retries: int = 2) -> None:
     """Download named files from one address into ``root`` and unpack archives.
 
     Args:
         base_url: address with a slash at its end.
         registry: file name → checksum (``sha256:…``, ``md5:…``), or None where unknown.
         root: folder of the data set.
+        retries: how often to try again after a broken connection or a wrong checksum.
 
     Raises:
         DataError: as ``fetch_doi``.
     """
     import pooch
 
-    record = pooch.create(path=root, base_url=base_url, registry=dict(registry), retry_if_failed=2)
+    record = pooch.create(path=root, base_url=base_url, registry=dict(registry), retry_if_failed=retries)
     _fetch(record, root, base_url)
 
 

@@ -88,7 +88,7 @@ def _laid_out(plane: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 
 def _yolo(prepared: Prepared, source: Source, spacing_mm: SpacingMm, folder: Path) -> None:
-    """``images/*.png``, ``labels/*.txt``, and ``fold<f>.yaml`` with its lists; ``data.yaml`` is fold 0."""
+    """``images/*.png``, ``labels/*.txt``, and ``fold<f>.yaml`` with its lists; ``data.yaml`` is the first of them."""
     labelled = [case for case in prepared.cases if case.label is not None]
     store = open_store(prepared.store(spacing_mm), [case.id for case in labelled])
     levels = class_levels(prepared, source) if source.labels == "levels" else ()
@@ -109,10 +109,13 @@ def _yolo(prepared: Prepared, source: Source, spacing_mm: SpacingMm, folder: Pat
             write_text(folder / lists[part], "".join(f"{line}\n" for case_id in ids for line in written[case_id]))
         # No `path`: Ultralytics then looks beside the file itself.
         content = {**lists, "names": dict(enumerate(names)), "window_hu": list(WINDOW_HU)}
-        for file in (f"fold{fold}.yaml", *(("data.yaml",) if fold == 0 else ())):
+        for file in (f"fold{fold}.yaml", *(() if (folder / "data.yaml").is_file() else ("data.yaml",))):
             write_text(folder / file, yaml.safe_dump(content, sort_keys=False))
     if not (folder / "data.yaml").is_file():
-        raise DataError(f"{folder}: fold 0 has no training or validation case, so there is nothing that YOLO can train")
+        raise DataError(
+            f"{prepared.root}: no fold has both training and validation cases, so there is nothing that YOLO could "
+            "train on; add cases"
+        )
 
 
 def _write_slice(case: StoredCase, x: int, index: dict[int, int], folder: Path, name: str) -> None:

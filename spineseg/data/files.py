@@ -57,7 +57,7 @@ def sha256_of_text(text: str) -> str:
     """SHA-256 (hex) of a text.
 
     >>> sha256_of_text("csi2014:case1:0")[:8]
-    'c1c9ef5e'
+    '3a8d0d38'
     """
     return hashlib.sha256(text.encode()).hexdigest()
 

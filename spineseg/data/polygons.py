@@ -47,9 +47,11 @@ def outline(mask: Mask) -> Points:
     Raises:
         ValueError: an empty mask.
     """
-    loops = sorted(_loops(mask), key=len, reverse=True)
-    if not loops:
+    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+    if not rows.size:
         raise ValueError("an empty mask has no outline")
+    crop = mask[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+    loops = sorted(_loops(crop), key=len, reverse=True)
     path = np.array(loops[0], np.float64)
     for loop in loops[1:]:
         other = np.array(loop, np.float64)
@@ -57,7 +59,7 @@ def outline(mask: Mask) -> Points:
         here, there = np.unravel_index(int(np.argmin(gaps)), gaps.shape)
         round_trip = np.concatenate((np.roll(other, -there, axis=0), other[there : there + 1], path[here : here + 1]))
         path = np.concatenate((path[: here + 1], round_trip, path[here + 1 :]))
-    return path
+    return path + np.array([columns[0], rows[0]], np.float64)
 
 
 def _loops(mask: Mask) -> list[list[Corner]]:

@@ -71,7 +71,7 @@ def subject_folds(
     """Fold of each subject by the hash rule (module docstring).
 
     >>> subject_folds(["a", "b", "c"], source="folder", rule="rank", seed=0)
-    {'c': 0, 'b': 1, 'a': 2}
+    {'b': 0, 'a': 1, 'c': 2}
     """
     hashes = {subject: int(sha256_of_text(f"{source}:{subject}:{seed}"), 16) for subject in subjects}
     if rule == "rank":

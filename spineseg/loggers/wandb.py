@@ -12,7 +12,7 @@ from lightning_utilities.core.rank_zero import rank_zero_only, rank_zero_warn
 
 from spineseg.errors import ConfigError
 from spineseg.loggers.table import read_table
-from spineseg.loggers.wandb_files import read_history
+from spineseg.loggers.wandb_files import read_history, wait_until_settled
 from spineseg.runs import shareable
 
 Mode = Literal["offline", "online", "disabled"]
@@ -122,6 +122,8 @@ class WandbLogger(LightningWandbLogger):
     def _start(self) -> None:
         known = self._id_file.is_file()
         self._id = self._id_file.read_text().strip() if known else secrets.token_hex(4)
+        if known:
+            wait_until_settled(self._folder, self._id)
         history = read_history(self._folder, self._id) if known else []
         self._there = {(int(row.values[STEP]), name) for row in history if STEP in row.values for name in row.values}
         self._row = 1 + max((row.row for row in history), default=-1)
@@ -134,6 +136,7 @@ class WandbLogger(LightningWandbLogger):
                 raise
             rank_zero_warn(f"W&B cannot be reached ({error}); the run is tracked offline: `wandb sync` sends it later")
             self.mode = "offline"
+            _forget_service()  # it holds the run's id, and goes on waiting for the server
             self._experiment = self._init(self.mode)
         self._experiment.define_metric(STEP)
         self._experiment.define_metric("*", step_metric=STEP, step_sync=True)
@@ -149,6 +152,7 @@ class WandbLogger(LightningWandbLogger):
             save_code=False,
             x_disable_meta=True,
             x_disable_machine_info=True,
+            host="-",
             init_timeout=self._timeout_s,
             login_timeout=self._timeout_s,
             silent=True,

@@ -2,6 +2,7 @@
 
 import json
 import struct
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +25,21 @@ class HistoryRow:
 def wandb_files(run_folder: Path, run_id: str) -> list[Path]:
     """Return the files of a run in the order of writing, one for each time that the run was started."""
     return sorted((run_folder / "wandb").glob(f"*run-*-{run_id}/run-{run_id}.wandb"))
+
+
+def wait_until_settled(run_folder: Path, run_id: str, *, quiet_s: float = 2.0, limit_s: float = 20.0) -> None:
+    """Wait until nobody has written a run's files for a while.
+
+    W&B's helper process outlives a killed run for a moment and writes what it still holds. It names folders by the
+    second, so that a run started twice within one would lose the first file.
+    """
+    end = time.monotonic() + limit_s
+    while time.monotonic() < end:
+        files = wandb_files(run_folder, run_id)
+        age_s = time.time() - max((path.stat().st_mtime for path in files), default=0.0)
+        if age_s >= quiet_s:
+            return
+        time.sleep(min(quiet_s - max(age_s, 0.0), 0.5) + 0.01)
 
 
 def read_records(path: Path) -> Iterator[Any]:

@@ -67,7 +67,7 @@ class Confusion:
         )
 
     def matching(self) -> dict[int, int]:
-        """One-to-one matching of reference to predicted labels that maximises Σ Dice; pairs without overlap are left out."""
+        """Reference → predicted label, one to one, so that Σ Dice is largest; pairs without overlap are left out."""
         overlap = self.dice_matrix()
         rows, columns = linear_sum_assignment(overlap, maximize=True)
         return {

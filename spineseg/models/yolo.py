@@ -73,6 +73,8 @@ class YOLOv8Seg(nn.Module):
         weights: null trains from scratch; a name such as ``yolov8s-seg.pt`` downloads Ultralytics' COCO weights; a
             path reads an Ultralytics ``.pt`` file. Layers whose shape differs (the class head) keep their start values.
         gains: weights of the loss terms.
+        norm_momentum: share of a batch in the running statistics of the normalisation; Ultralytics' 0.03 needs some
+            hundred steps before they can be used, more than a short run has.
     """
 
     def __init__(
@@ -82,10 +84,14 @@ class YOLOv8Seg(nn.Module):
         scale: Literal["n", "s", "m", "l", "x"] = "s",
         weights: str | None = None,
         gains: LossGains | None = None,
+        norm_momentum: float = 0.03,
     ) -> None:
         """Build the network; the criterion is built later, on the device the network has by then."""
         super().__init__()
         self.model = SegmentationModel(f"yolov8{scale}-seg.yaml", ch=channels, nc=num_classes, verbose=False)
+        for module in self.model.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.momentum = norm_momentum
         self.gains = gains or LossGains()
         self.loaded = 0
         if weights is not None:
@@ -175,9 +181,10 @@ def yolov8_seg(
     box: float = 7.5,
     cls: float = 0.5,
     dfl: float = 1.5,
+    norm_momentum: float = 0.03,
 ) -> YOLOv8Seg:
     """YOLOv8-seg with its loss gains as plain values; see ``YOLOv8Seg``."""
-    return YOLOv8Seg(channels, num_classes, scale, weights, LossGains(box, cls, dfl))
+    return YOLOv8Seg(channels, num_classes, scale, weights, LossGains(box, cls, dfl), norm_momentum)
 
 
 def pretrained_weights(weights: str) -> dict[str, Tensor]:

@@ -1,6 +1,6 @@
 """From shapes to voxels: each shape is evaluated on its own box of voxels and laid over what is there."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import cc3d
@@ -57,11 +57,12 @@ def evaluate_bone(bone: Bone, grid: VoxelGrid) -> tuple[Box, Array, Array] | Non
     distance = np.full(whole.shape, FAR, dtype=np.float32)
     cortex = np.full(whole.shape, 1.0, dtype=np.float32)
     for part, box in placed:
-        own = part.shape.distance(*bone.frame.local(box))
-        where = box.within(whole)
-        before = distance[where]
-        np.copyto(cortex[where], np.float32(part.cortex_mm), where=own < before)
-        distance[where] = smooth_min(before, own, part.blend_mm)
+        for piece in _pieces(box, grid):
+            own = part.shape.distance(*bone.frame.local(piece))
+            where = piece.within(whole)
+            before = distance[where]
+            np.copyto(cortex[where], np.float32(part.cortex_mm), where=own < before)
+            distance[where] = smooth_min(before, own, part.blend_mm)
     for hole in bone.holes:
         inner = grid.box(*bone.frame.world_bounds(*hole.bounds()))
         inner = _shared(inner, whole, grid) if inner is not None else None
@@ -70,6 +71,14 @@ def evaluate_bone(bone: Bone, grid: VoxelGrid) -> tuple[Box, Array, Array] | Non
         where = inner.within(whole)
         np.maximum(distance[where], -hole.distance(*bone.frame.local(inner)), out=distance[where])
     return whole, distance, cortex
+
+
+def _pieces(box: Box, grid: VoxelGrid) -> Iterator[Box]:
+    """Cut a box along x, so that what a formula needs in between stays small."""
+    across, rows, columns = box.slices
+    step = max(1, _SLAB_VOXELS // (box.shape[1] * box.shape[2]))
+    for start in range(across.start, across.stop, step):
+        yield grid.block(slice(start, min(across.stop, start + step)), rows, columns)
 
 
 def _shared(box: Box, other: Box, grid: VoxelGrid) -> Box | None:
@@ -83,10 +92,7 @@ def lay(canvas: Array, grid: VoxelGrid, shape: Shape, hu: float, frame: Frame = 
     box = grid.box(*frame.world_bounds(*shape.bounds()), margin=grid.voxel_mm)
     if box is None:
         return
-    across, *others = box.slices
-    step = max(1, _SLAB_VOXELS * box.shape[0] // max(1, box.x.size * box.y.size * box.z.size))
-    for start in range(across.start, across.stop, step):
-        piece = grid.block(slice(start, min(across.stop, start + step)), *others)
+    for piece in _pieces(box, grid):
         share = coverage(shape.distance(*frame.local(piece)), grid.voxel_mm)
         under = canvas[piece.slices]
         under += share * (np.float32(hu) - under)

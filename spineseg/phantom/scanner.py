@@ -17,7 +17,7 @@ _WINDOWS = tuple(
     tuple(ends.split("-")) for ends in ("T1-L2", "T8-S1", "C6-S1", "C5-L3", "T4-S1", "C1-T6", "C7-L1", "C1-S1")
 )
 _FWHM_TO_SIGMA = 1 / 2.3548
-_SLICES = 16  # of noise at a time; bounds memory
+_SLICES = 16  # worked on at a time; bounds memory
 
 
 def extent_mm(subject: Subject, frames: Mapping[int, Frame], level: int) -> tuple[Vec, Vec]:
@@ -100,7 +100,11 @@ def scan(
     noise = float(rng.uniform(*DIFFICULTIES[difficulty].noise_hu))
     pixel, _, thickness = grid.spacing
     for axis, sigma in ((0, fwhm / pixel), (1, fwhm / pixel), (2, 0.6 * max(1.0, fwhm / thickness))):
-        gaussian_filter1d(canvas, sigma * _FWHM_TO_SIGMA, axis=axis, output=canvas, mode="nearest", truncate=3.0)
+        # In pieces along another axis: SciPy copies what it filters in place.
+        other = 2 if axis < 2 else 0
+        for start in range(0, canvas.shape[other], _SLICES):
+            piece = canvas[(slice(None),) * other + (slice(start, start + _SLICES),)]
+            piece[...] = gaussian_filter1d(piece, sigma * _FWHM_TO_SIGMA, axis=axis, mode="nearest", truncate=3.0)
     out = np.empty(canvas.shape, dtype=np.int16)
     # Reconstruction passes a band: little at low frequencies (ramp filter), nothing beyond the kernel's cut.
     fine, broad = max(0.5, 0.45 / pixel), max(1.4, 1.5 / pixel)

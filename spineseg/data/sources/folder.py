@@ -92,8 +92,9 @@ class Folder(Source):
             files = {stem(path).lower(): path for path in volumes_in(folder) if path.parent == folder}
             image = next((files[name] for name in IMAGE_NAMES if name in files), None)
             label = next((files[name] for name in MASK_NAMES if name in files), None)
-            if image is not None:
-                cases.append(self._case(folder.name, image, label))
+            if image is not None or label is not None:
+                # A lone mask is listed with the image that it lacks, so that the audit names it.
+                cases.append(self._case(folder.name, image or folder / "ct.nii.gz", label))
         return cases
 
     def _folder_pairs(self) -> list[RawCase]:

@@ -1,0 +1,109 @@
+"""References: whose scan it is, which levels are cut, and how to load the label map."""
+
+import csv
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+
+from spineseg.errors import DataError
+from spineseg.geometry import Volume
+from spineseg.vertebrae import convention, relabel
+from spineseg.volumes import is_volume, read_volume, stem
+
+
+@dataclass(frozen=True)
+class Reference:
+    """The truth of one case.
+
+    Attributes:
+        case: id; the prediction bears its name.
+        subject: the person, the unit of statistics.
+        load: gives the label map on the native grid, canonical level ids.
+        cut_levels: levels that the field of view cuts; None = those that touch a face of the label map.
+        source: name of the data set.
+        named: whether label values are levels, or only tell vertebrae apart.
+    """
+
+    case: str
+    subject: str
+    load: Callable[[], Volume]
+    cut_levels: tuple[int, ...] | None = None
+    source: str = ""
+    named: bool = True
+
+
+def find_references(where: Path, *, convention_name: str = "verse", subjects: Path | None = None) -> list[Reference]:
+    """References of a folder of label maps named by case, or of the ``cases.csv`` that ``prepare`` wrote.
+
+    Args:
+        where: the folder, or ``cases.csv`` (or the prepared folder that holds it).
+        convention_name: of a plain folder's label values; a prepared folder knows its own.
+        subjects: a CSV with the columns case and subject; only its cases are scored. None = all; in a plain folder
+            each case is then a subject of its own.
+
+    Raises:
+        DataError: nothing there, or a case of the CSV that is not.
+    """
+    if where.is_dir() and (where / "cases.csv").is_file():
+        where = where / "cases.csv"
+    found = _prepared_references(where.parent) if where.is_file() else _folder_references(where, convention_name)
+    if subjects is None:
+        return found
+    people = _read_subjects(subjects)
+    if unknown := sorted(set(people) - {reference.case for reference in found}):
+        raise DataError(f"{subjects}: no reference of {', '.join(unknown)} in {where}; mend the column 'case'")
+    return [replace(reference, subject=people[reference.case]) for reference in found if reference.case in people]
+
+
+def _folder_references(folder: Path, convention_name: str) -> list[Reference]:
+    files = sorted(p for p in folder.iterdir() if is_volume(p)) if folder.is_dir() else []
+    if not files:
+        raise DataError(f"{folder}: expected a folder of label maps (<case>.nii.gz), or the cases.csv of `prepare`")
+    rule = convention(convention_name)
+
+    def load(path: Path) -> Volume:
+        volume = read_volume(path)
+        return volume.with_array(relabel(volume.array, rule.table, what=str(path), drop=rule.other))
+
+    return [Reference(stem(path), stem(path), partial(load, path), source=folder.name) for path in files]
+
+
+def _prepared_references(folder: Path) -> list[Reference]:
+    from spineseg.data.prepared import read_prepared
+
+    prepared = read_prepared(folder)
+    source = prepared.open_source()
+    return [
+        Reference(
+            case.id,
+            case.subject,
+            partial(source.read_labels, case),
+            case.cut_levels,
+            case.source,
+            named=source.labels == "levels",
+        )
+        for case in prepared.cases
+        if case.label is not None
+    ]
+
+
+def is_simulated(where: Path) -> bool:
+    """Whether `simulate` made the references: its marker lies beside them or up to two folders above."""
+    folder = where.parent if where.is_file() else where
+    if (folder / "cases.csv").is_file():
+        from spineseg.data.prepared import read_prepared
+
+        return read_prepared(folder).simulated
+    return any((place / "SIMULATED.json").is_file() for place in (folder, *folder.absolute().parents[:2]))
+
+
+def _read_subjects(path: Path) -> dict[str, str]:
+    if not path.is_file():
+        raise DataError(f"{path}: no such file; expected a CSV with the columns case and subject")
+    with path.open(newline="", encoding="utf-8") as stream:
+        rows = list(csv.DictReader(stream))
+    if not rows or not {"case", "subject"} <= set(rows[0]):
+        found = ", ".join(rows[0]) if rows else "nothing"
+        raise DataError(f"{path}: expected a CSV with the columns case and subject, found {found}")
+    return {row["case"]: row["subject"] for row in rows}

@@ -1,0 +1,109 @@
+"""The predictions folder: what is written is read back, and what is damaged is named."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from spineseg.errors import DataError, FormatError
+from spineseg.geometry import Volume, canonical
+from spineseg.predictions.instances import SliceInstances, from_masks
+from spineseg.predictions.slicing import slice_labels
+from spineseg.predictions.store import PredictionWriter, open_predictions, read_prediction
+from spineseg.volumes import write_volume
+
+AFFINE = np.array([[0.0, 0, -1.5, 30], [-0.7, 0, 0, 12], [0, -0.8, 0, 5], [0, 0, 0, 1]])  # stored PIR-like
+
+
+def volume(dtype: type = np.uint8) -> Volume:
+    labels = np.zeros((8, 9, 7), dtype)
+    labels[2:5, 3:6, 1:5] = 20
+    labels[2:5, 6:8, 1:5] = 21
+    return Volume(labels, AFFINE)
+
+
+def detections(labels: Volume) -> list[SliceInstances]:
+    random = np.random.default_rng(0)
+    count, *size = canonical(labels).shape
+    return [
+        from_masks(
+            index,
+            random.random((index % 3, *size)) < 0.4,
+            random.random(index % 3),
+            levels=random.integers(0, 25, index % 3),
+            boxes=random.random((index % 3, 4)) * 7,
+            probabilities=random.random((index % 3, 2)).astype(np.float32),
+            classes=(20, 21),
+        )
+        for index in range(count)
+    ]
+
+
+def test_a_case_is_read_as_it_was_written(tmp_path: Path) -> None:
+    labels = volume()
+    slices = detections(labels)
+    with PredictionWriter(tmp_path, provenance={"run": "a"}, score_threshold=0.4) as writer:
+        writer.write("case1", labels, "levels", slices, seconds=1.5, peak_mb=100.0)
+        writer.write("case2", labels, "instances", None, seconds=1.5, peak_mb=100.0)
+        writer.fail("case3", "the file is empty")
+    folder = open_predictions(tmp_path)
+    assert (folder.score_threshold, folder.slice_kind, dict(folder.provenance)) == (0.4, "detections", {"run": "a"})
+    assert dict(folder.failures) == {"case3": "the file is empty"}
+    found = folder.read("case1")
+    np.testing.assert_array_equal(found.labels.array, labels.array)
+    np.testing.assert_array_equal(found.labels.affine.astype(np.float32), labels.affine.astype(np.float32))
+    assert (found.kind, found.labels.array.dtype) == ("levels", np.uint8)
+    assert found.slices is not None
+    assert sorted(found.slices) == [s.index for s in slices if len(s)]
+    for s in slices:
+        if len(s):
+            read = found.slices[s.index]
+            assert (read.masks, read.size, read.classes) == (s.masks, s.size, s.classes)
+            np.testing.assert_array_equal(read.scores, s.scores)  # bit for bit: ranks do not move
+            np.testing.assert_array_equal(read.levels, s.levels)
+            np.testing.assert_allclose(read.boxes, s.boxes, atol=1e-3)
+            assert read.probabilities == pytest.approx(s.probabilities, abs=1e-5)
+    numbered = read_prediction(tmp_path, "case2")
+    assert (numbered.kind, numbered.labels.array.dtype, numbered.slices) == ("instances", np.uint16, None)
+
+
+def test_a_folder_of_label_maps_is_a_predictions_folder(tmp_path: Path) -> None:
+    labels = volume()
+    write_volume(tmp_path / "case1.nii.gz", labels.with_array(np.where(labels.array == 20, 31, 0).astype(np.float32)))
+    found = open_predictions(tmp_path).read("case1", "totalsegmentator_v2")
+    assert set(np.unique(found.labels.array)) == {0, 20}
+    assert found.slices is None
+
+
+def test_an_interrupted_prediction_is_refused(tmp_path: Path) -> None:
+    writer = PredictionWriter(tmp_path, provenance={})
+    writer.write("case1", volume(), "levels", None, seconds=1, peak_mb=1)
+    with pytest.raises(DataError, match="interrupted"):
+        open_predictions(tmp_path)
+    writer.close()
+    assert list(open_predictions(tmp_path).files) == ["case1"]
+
+
+def test_what_is_wrong_is_named(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="no such folder"):
+        open_predictions(tmp_path / "absent")
+    with pytest.raises(DataError, match="no label map"):
+        open_predictions(tmp_path)
+    labels = volume()
+    with PredictionWriter(tmp_path, provenance={}) as writer:
+        writer.write("case1", labels, "levels", slice_labels(canonical(labels).array), seconds=1, peak_mb=1)
+        with pytest.raises(DataError, match="label values"):
+            writer.write(
+                "case2", volume(np.uint16).with_array(np.full((8, 9, 7), 300)), "levels", None, seconds=1, peak_mb=1
+            )
+    with pytest.raises(DataError, match="case9"):
+        open_predictions(tmp_path).read("case9")
+    beside = tmp_path / "case1.json"
+    content = json.loads(beside.read_text())
+    beside.write_text(json.dumps(content | {"size": [3, 3]}))
+    with pytest.raises(DataError, match="size"):
+        open_predictions(tmp_path).read("case1")
+    beside.write_text(json.dumps(content | {"format": "slices 9"}))
+    with pytest.raises(FormatError, match="slices 9"):
+        open_predictions(tmp_path).read("case1")
