@@ -227,7 +227,7 @@ def _averaging_weights(n_old: int, n_new: int, factor: float) -> NDArray[np.floa
     centres = factor * (np.arange(n_new) + 0.5) - 0.5
     margin = int(np.ceil(factor)) + 2
     old = np.arange(-margin, n_old + margin)
-    distance = centres[:, None] - old[None, :]
+    distance = np.asarray(centres[:, None] - old[None, :], np.float64)
     if width < 1e-3:
         weights = np.clip(1 - np.abs(distance), 0, None)
     else:
@@ -236,7 +236,7 @@ def _averaging_weights(n_old: int, n_new: int, factor: float) -> NDArray[np.floa
     inner = weights[:, margin : margin + n_old].copy()
     inner[:, 0] += weights[:, :margin].sum(axis=1)
     inner[:, -1] += weights[:, margin + n_old :].sum(axis=1)
-    return (inner / inner.sum(axis=1, keepdims=True)).astype(np.float32)
+    return np.asarray(inner / inner.sum(axis=1, keepdims=True), np.float32)
 
 
 def _hat_integral(t: NDArray[np.float64]) -> NDArray[np.float64]:

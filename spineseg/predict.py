@@ -94,9 +94,9 @@ def predict_scans(
     from spineseg.callbacks.prediction_writer import ScanWriter
     from spineseg.callbacks.progress import Progress
     from spineseg.data.scans import ScanSlices
+    from spineseg.hardware import build_trainer
     from spineseg.metrics.detection import DEFAULT_SCORE_THRESHOLD
     from spineseg.predictions.store import PredictionWriter
-    from spineseg.hardware import build_trainer
 
     threshold = 0.25 if model.score_threshold is None else model.score_threshold
     writer = PredictionWriter(

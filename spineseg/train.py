@@ -160,7 +160,9 @@ def announce(run: "Run", datamodule: "SliceDataModule", split: Any) -> None:
     """Say what is about to be trained on what."""
     prepared = datamodule.prepared
     kind = "simulated " if prepared.simulated else ""
-    counts = ", ".join(f"{len(ids)} {name}" for name, ids in (("train", split.train), ("val", split.val), ("test", split.test)))
+    counts = ", ".join(
+        f"{len(ids)} {name}" for name, ids in (("train", split.train), ("val", split.val), ("test", split.test))
+    )
     print(f"run {run.root}")
     print(f"{kind}{prepared.root.name}: {len(prepared.cases)} cases ({counts}), {datamodule.channels} channels")
     if datamodule.overfit:

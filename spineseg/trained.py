@@ -58,7 +58,7 @@ def build_task(cfg: DictConfig, datamodule: SliceDataModule, *, pretrained: bool
     """
     classes = datamodule.reader.levels if datamodule.reader.classes == "levels" else ()
     given = {} if pretrained else {"weights": None}
-    net = build(cfg.model, nn.Module, channels=datamodule.channels, num_classes=datamodule.num_classes, **given)  # type: ignore[type-abstract]
+    net = build(cfg.model, nn.Module, channels=datamodule.channels, num_classes=datamodule.num_classes, **given)
     task = build(
         cfg.task,
         lightning.LightningModule,
@@ -82,10 +82,11 @@ def load_weights(task: InstanceSegmentation2D, checkpoint: Path) -> float | None
         task.load_state_dict(content["state_dict"])
     except RuntimeError as error:
         detail = " ".join(str(error).split())[:300]
-        raise DataError(f"{checkpoint}: its weights are not those of the network that the config builds: {detail}") from error
-    threshold = content.get("spineseg", {}).get("score_threshold")
-    task.score_threshold = threshold
-    return threshold
+        raise DataError(
+            f"{checkpoint}: its weights are not those of the network that the config builds: {detail}"
+        ) from error
+    task.score_threshold = content.get("spineseg", {}).get("score_threshold")
+    return task.score_threshold
 
 
 def load_model(run: Run, checkpoint: Literal["best", "last"] = "best") -> TrainedModel:

@@ -5,6 +5,7 @@ Canonical ids are VerSe's: 1-7 C1-C7, 8-19 T1-T12, 20-24 L1-L5, 25 L6, 26 sacrum
 """
 
 import colorsys
+import itertools
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final, Literal
@@ -223,7 +224,7 @@ def relabel(
         lookup = np.zeros(span, np.uint8)
         for value in values:
             lookup[value - low] = table.get(value, BACKGROUND) if value not in cleared else BACKGROUND
-        return lookup[offsets]
+        return np.asarray(lookup[offsets])
     result = np.zeros(array.shape, np.uint8)
     for value in values:
         if value in table and value not in cleared:
@@ -234,7 +235,7 @@ def relabel(
 def _ranges(values: Iterable[int]) -> str:
     """Short form of a set of integers: ``1-24, 26``; equal steps stay together (``100-2400 in steps of 100``)."""
     ordered = sorted(values)
-    steps = {b - a for a, b in zip(ordered, ordered[1:], strict=False)}
+    steps = {b - a for a, b in itertools.pairwise(ordered)}
     if len(steps) == 1 and steps != {1}:
         return f"{ordered[0]}-{ordered[-1]} in steps of {steps.pop()}"
     runs: list[list[int]] = []

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import math
 import os
 import zlib
 from pathlib import Path
@@ -163,11 +164,8 @@ def _read_itk(path: Path) -> tuple[Array, Affine]:
 
 def _check_raw(path: Path) -> None:
     """Name a short or missing ``.raw``: ITK's own message names neither the file nor the sizes."""
-    header = dict(
-        (part.strip() for part in line.split("=", 1))
-        for line in path.read_text(errors="replace").splitlines()
-        if "=" in line
-    )
+    lines = [line.partition("=") for line in path.read_text(errors="replace").splitlines()]
+    header = {key.strip(): value.strip() for key, equals, value in lines if equals}
     name = header.get("ElementDataFile", "")
     if name in ("", "LOCAL") or "LIST" in name or "%" in name or header.get("CompressedData", "").lower() == "true":
         return
@@ -179,7 +177,7 @@ def _check_raw(path: Path) -> None:
     element = sizes.get(header.get("ElementType", ""))
     if element is None or not header.get("DimSize"):
         return
-    expected = element * int(np.prod([int(n) for n in header["DimSize"].split()]))
+    expected = element * math.prod(int(n) for n in header["DimSize"].split())
     found = raw.stat().st_size
     if found < expected:
         raise DataError(

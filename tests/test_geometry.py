@@ -80,9 +80,7 @@ def test_a_labels_centroid_survives_any_round_trip(order: tuple[int, ...], signs
 @given(
     st.tuples(*[st.floats(0.3, 3.0)] * 3), st.tuples(*[st.floats(-20, 20)] * 3), st.tuples(*[st.integers(0, 300)] * 3)
 )
-def test_index_and_mm_are_inverse(
-    spacing: tuple[float, ...], tilt: tuple[float, ...], index: tuple[int, ...]
-) -> None:
+def test_index_and_mm_are_inverse(spacing: tuple[float, ...], tilt: tuple[float, ...], index: tuple[int, ...]) -> None:
     affine = affine_of((1, 0, 2), (-1, 1, 1), spacing, tilt)
     np.testing.assert_allclose(mm_to_index(affine, index_to_mm(affine, index)), index, atol=1e-6)
 

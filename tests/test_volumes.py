@@ -59,7 +59,9 @@ def test_rescaled_nifti_is_scaled_once(tmp_path: Path) -> None:
     image = nib.Nifti1Image(np.arange(8, dtype=np.int16).reshape(2, 2, 2), np.eye(4))
     image.header.set_slope_inter(2, -1000)
     nib.save(image, tmp_path / "a.nii")
-    np.testing.assert_allclose(read_volume(tmp_path / "a.nii").array.ravel()[:3], nib.load(tmp_path / "a.nii").get_fdata().ravel()[:3])
+    np.testing.assert_allclose(
+        read_volume(tmp_path / "a.nii").array.ravel()[:3], nib.load(tmp_path / "a.nii").get_fdata().ravel()[:3]
+    )
 
 
 def test_singleton_axes_are_dropped_and_others_refused(tmp_path: Path) -> None:

@@ -76,7 +76,7 @@ class ScanWriter(lightning.Callback):
         self.writer.fail(case, reason)
 
     def _write(self, batch: ScanBatch, slices: list[SliceInstances]) -> None:
-        native = Grid(tuple(batch["native_shape"]), np.array(batch["native_affine"]))
+        native = Grid(batch["native_shape"], np.array(batch["native_affine"]))
         grid = canonical_grid(native)
         kept = [exclusive(item, self.score_threshold, named=self.named) for item in slices]
         lifted = lift(kept, grid.shape)

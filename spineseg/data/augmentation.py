@@ -75,7 +75,7 @@ class SliceAugmentation:
         slack = np.maximum(extent - np.array([size[1], size[0]]), 0) / 2
         reach = slack + self.translate * np.array([size[1], size[0]])
         shift = rng.uniform(-1, 1, 2) * reach
-        return _about(turn, ((shape[1] - 1) / 2, (shape[0] - 1) / 2), ((size[1] - 1) / 2, (size[0] - 1) / 2) + shift)
+        return _about(turn, _centre(shape), _centre(size) + shift)
 
     def mosaic_of(
         self, shapes: Sequence[tuple[int, int]], size: tuple[int, int], rng: np.random.Generator
@@ -89,7 +89,7 @@ class SliceAugmentation:
         meet = np.array([rng.uniform(0.5, 1.5) * width, rng.uniform(0.5, 1.5) * height])
         turn = self._linear(rng)
         shift = rng.uniform(-self.translate, self.translate, 2) * np.array([width, height])
-        canvas = _about(turn, np.array([width, height]) - 0.5, ((width - 1) / 2, (height - 1) / 2) + shift)
+        canvas = _about(turn, np.array([width, height]) - 0.5, _centre(size) + shift)
         tiles = []
         for position, (rows, columns) in enumerate(shapes):
             below, right = divmod(position, 2)
@@ -111,11 +111,16 @@ class SliceAugmentation:
         return turn
 
 
-def _about(turn: Matrix, source: object, target: object) -> Matrix:
+def _centre(shape: tuple[int, int]) -> Matrix:
+    """Centre (z, y) of an image of ``shape`` (Y, Z), in pixel indices."""
+    return np.array([shape[1] - 1, shape[0] - 1]) / 2
+
+
+def _about(turn: Matrix, source: Matrix, target: Matrix) -> Matrix:
     """The map that takes the point ``source`` (z, y) to ``target`` and turns and zooms about it."""
     matrix = np.eye(3)
     matrix[:2, :2] = turn
-    matrix[:2, 2] = np.asarray(target) - turn @ np.asarray(source)
+    matrix[:2, 2] = target - turn @ source
     return matrix
 
 

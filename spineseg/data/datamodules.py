@@ -9,8 +9,8 @@ import numpy as np
 from torch.utils.data import DataLoader
 
 from spineseg.data.augmentation import SliceAugmentation
-from spineseg.data.prepared import Prepared, read_prepared
 from spineseg.data.preparation import prepare_source
+from spineseg.data.prepared import Prepared, read_prepared
 from spineseg.data.slices import (
     Classes,
     DrawSampler,
@@ -129,7 +129,9 @@ class SliceDataModule(lightning.LightningDataModule):
         cases = self.prepared.cases
         if self.overfit is not None:
             return overfit_split(self.overfit, cases)
-        split = read_split_file(Path(self.split_file), cases) if self.split_file else self.prepared.splits.fold(self.fold)
+        split = (
+            read_split_file(Path(self.split_file), cases) if self.split_file else self.prepared.splits.fold(self.fold)
+        )
         check_leakage(split, cases)
         return split
 
@@ -137,9 +139,11 @@ class SliceDataModule(lightning.LightningDataModule):
         """Slices with a vertebra, and a share of those without, drawn once by the seed."""
         stored = self._stored(self.split().train)
         refs = [SliceRef(case, int(x)) for case, item in stored.items() for x in np.flatnonzero(item.label_voxels)]
-        empty = [SliceRef(case, int(x)) for case, item in stored.items() for x in np.flatnonzero(item.label_voxels == 0)]
+        empty = [
+            SliceRef(case, int(x)) for case, item in stored.items() for x in np.flatnonzero(item.label_voxels == 0)
+        ]
         count = min(len(empty), round(self.background * len(refs)))
-        chosen = np.random.default_rng((self.seed, len(empty))).choice(len(empty), count, replace=False) if count else []
+        chosen = np.random.default_rng((self.seed, len(empty))).permutation(len(empty))[:count]
         refs += [empty[i] for i in sorted(chosen)]
         return SliceDataset(
             stored,
@@ -203,4 +207,3 @@ def _free_processors(world: int) -> int:
     """Loader processes for each training process: what is left of its share of processors, at most 8."""
     processors = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(0, min(8, processors // world - 2))
-

@@ -22,13 +22,13 @@ STRIDE = 32  # the coarsest level of the detectors' feature pyramids
 
 
 class SliceRef(NamedTuple):
-    """One sagittal slice: the case's id and its index along X of the canonical grid.
+    """One sagittal slice: the case's id and its index ``x`` along X of the canonical grid.
 
     A tuple, since Lightning cannot move a batch that holds frozen dataclasses.
     """
 
     case: str
-    index: int
+    x: int
 
 
 class SliceSample(TypedDict):
@@ -164,7 +164,7 @@ class SliceDataset(Dataset[SliceSample]):
 
     def _read(self, ref: SliceRef) -> tuple[Image, LabelMap]:
         case = self.cases[ref.case]
-        return self.reader.image(case, ref.index), case.read_label(ref.index)
+        return self.reader.image(case, ref.x), case.read_label(ref.x)
 
     def _plain(self, ref: SliceRef) -> SliceSample:
         image, labels = self._read(ref)

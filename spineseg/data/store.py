@@ -18,6 +18,7 @@ from typing import Any, Final, cast
 import blosc2
 import numpy as np
 from numpy.typing import NDArray
+from scipy import ndimage
 
 from spineseg.data.cases import column_order
 from spineseg.data.files import link_or_copy, read_json, write_json
@@ -249,17 +250,15 @@ def open_store(folder: Path, ids: Iterable[str]) -> dict[str, StoredCase]:
 def _label_facts(label: NDArray[np.uint8]) -> dict[str, Any]:
     """Counts and boxes that spare later stages a read of the whole volume."""
     boxes: dict[str, list[list[int]]] = {}
-    counts = np.bincount(label.ravel(), minlength=256)
-    for level in column_order(int(v) for v in np.flatnonzero(counts) if v):
-        mask = label == level
-        box = []
-        for axis in range(3):
-            index = np.flatnonzero(mask.any(axis=tuple(a for a in range(3) if a != axis)))
-            box.append([int(index[0]), int(index[-1]) + 1])
-        boxes[str(level)] = box
+    voxels: dict[str, int] = {}
+    found = dict(enumerate(ndimage.find_objects(label), start=1))
+    for level in column_order(level for level, box in found.items() if box is not None):
+        box = found[level]
+        boxes[str(level)] = [[part.start, part.stop] for part in box]
+        voxels[str(level)] = int(np.count_nonzero(label[box] == level))
     return {
         "label_voxels": np.count_nonzero(label, axis=(1, 2)).tolist(),
-        "level_voxels": {level: int(counts[int(level)]) for level in boxes},
+        "level_voxels": voxels,
         "level_boxes": boxes,
     }
 

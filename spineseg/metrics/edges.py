@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Final, Literal
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from scipy import ndimage
 
 from spineseg.geometry import Affine, Volume, index_to_mm
@@ -119,13 +119,14 @@ def extent_mm(mask: NDArray[np.bool_], affine: Affine) -> tuple[float, float]:
     return float(height.min()), float(height.max())
 
 
-def outside(height_mm: float, range_mm: tuple[float, float]) -> bool:
-    """Whether a z lies outside a closed range.
+def outside(height_mm: ArrayLike, range_mm: tuple[float, float]) -> NDArray[np.bool_]:
+    """Whether each z lies outside a closed range.
 
-    >>> outside(10.0, (10.0, 20.0)), outside(9.0, (10.0, 20.0))
-    (False, True)
+    >>> outside([10.0, 9.0], (10.0, 20.0)).tolist()
+    [False, True]
     """
-    return not range_mm[0] - _ROUNDING_MM <= height_mm <= range_mm[1] + _ROUNDING_MM
+    height = np.asarray(height_mm, np.float64)
+    return np.asarray((height < range_mm[0] - _ROUNDING_MM) | (height > range_mm[1] + _ROUNDING_MM))
 
 
 def labels_at_faces(labels: NDArray[np.integer]) -> frozenset[int]:

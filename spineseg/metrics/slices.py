@@ -167,7 +167,7 @@ def _beyond(s: SliceInstances, prediction: Volume, edge: EdgeDecision) -> NDArra
     touching = (y0 <= 0) | (z0 <= 0) | (y1 >= height) | (z1 >= width) | (s.index in (0, count - 1))
     centres = np.stack([np.full(len(s), s.index), (y0 + y1 - 1) / 2, (z0 + z1 - 1) / 2], axis=1)
     heights = index_to_mm(prediction.affine, centres)[:, 2]
-    return np.asarray([outside(float(h), edge.range_mm) for h in heights] | touching, bool)
+    return np.asarray(outside(heights, edge.range_mm) | touching)
 
 
 def _match(

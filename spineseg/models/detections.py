@@ -157,4 +157,4 @@ def _between(pixels: NDArray[np.int64], step: float, count: int) -> NDArray[np.f
     """Rows (len(pixels), count) of linear interpolation between prototype pixels, the border repeated."""
     position = np.clip((pixels + 0.5) * step / 4 - 0.5, 0, count - 1)
     distance = np.abs(position[:, None] - np.arange(count)[None, :])
-    return np.clip(1 - distance, 0, None).astype(np.float32)
+    return np.asarray(np.clip(1 - distance, 0, None), np.float32)

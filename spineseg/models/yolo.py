@@ -200,7 +200,9 @@ def pretrained_weights(weights: str) -> dict[str, Tensor]:
     source = Path(weights).expanduser()
     if not source.is_file():
         if source.name != weights or weights not in GITHUB_ASSETS_NAMES:
-            raise ConfigError(f"model.weights={weights}: no such file, and no name of Ultralytics' weights; {_WAYS_OUT}")
+            raise ConfigError(
+                f"model.weights={weights}: no such file, and no name of Ultralytics' weights; {_WAYS_OUT}"
+            )
         source = _download(weights)
     plain = source.with_name(source.stem + ".weights.pt")
     if not plain.is_file() or plain.stat().st_mtime < source.stat().st_mtime:

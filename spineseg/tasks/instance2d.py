@@ -41,7 +41,7 @@ class InstanceSegmentation2D(lightning.LightningModule):
         self.channels_last = channels_last
         self.levels: tuple[int, ...] = () if classes == ("vertebra",) else tuple(level_id(name) for name in classes)
         if channels_last:
-            self.net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # stub lacks this form
+            self.net.to(memory_format=torch.channels_last)
         # Set by the validation that a checkpoint is chosen by, and kept with it.
         self.score_threshold: float | None = None
         self._summed = 0
@@ -99,7 +99,7 @@ class InstanceSegmentation2D(lightning.LightningModule):
             boxes = torch.cat([centre - size / 2, centre + size / 2], dim=1) * scale
             drawn = draw(found, (height, width))
             self._monitored.append(
-                monitor_slice(tuple(ref), drawn, batch["index_map"][image], batch["classes"][mine], boxes)
+                monitor_slice((ref.case, ref.x), drawn, batch["index_map"][image], batch["classes"][mine], boxes)
             )
 
     def on_validation_epoch_end(self) -> None:

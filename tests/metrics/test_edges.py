@@ -40,17 +40,14 @@ def test_ignore_drops_what_the_matching_gives_to_cut_levels_whatever_its_name() 
 
 
 def test_ignore_drops_unmatched_predictions_at_a_face_or_beyond_the_range_only() -> None:
-    beyond = {23: (33, 36), 24: (0, 12)}
-    found = decided(column({19: (50, 60), 20: (36, 46), 21: (22, 32), 22: (2, 12), **beyond}), "ignore")
-    # 23 is spurious in the range and counts; 24 overlaps 22 and wins nothing: it is unmatched and touches the face.
-    assert 23 in found.kept
-    narrow = Volume(REFERENCE.array[:, :, :], AFFINE)
+    prediction = column({19: (50, 60), 20: (36, 46), 21: (22, 32), 22: (2, 12), 23: (33, 36), 24: (0, 2)})
+    found = decided(prediction, "ignore")
+    # 23 is spurious in the range and counts; of 22 and 24 on the cut L3 one is matched to it, the other touches a face.
+    assert (found.kept, found.dropped) == ((20, 21, 23), (19, 22, 24))
     inner = column({20: (36, 46), 21: (22, 32)})
-    pairs = confusion(inner.array, column({20: (36, 46), 21: (22, 32), 23: (5, 9), 24: (47, 49)}).array)
     prediction = column({20: (36, 46), 21: (22, 32), 23: (5, 9), 24: (47, 49)})
-    kept = decide(inner, prediction, pairs, (), "ignore", named=True)
+    kept = decide(inner, prediction, confusion(inner.array, prediction.array), (), "ignore", named=True)
     assert (kept.dropped, kept.range_mm) == ((23, 24), (22.0, 45.0))
-    assert narrow.shape == SHAPE
 
 
 def test_count_keeps_everything() -> None:

@@ -52,9 +52,7 @@ def test_the_matching_is_the_best_of_all(seed: int) -> None:
     matrix = found.dice_matrix()
     r, c = matrix.shape
     best = max(
-        sum(matrix[i, j] for i, j in enumerate(columns) if j < c)
-        for columns in itertools.permutations(range(c + r), r)
-        if True
+        sum(matrix[i, j] for i, j in enumerate(columns) if j < c) for columns in itertools.permutations(range(c + r), r)
     )
     match = found.matching()
     total = sum(matrix[found.reference_ids.index(a), found.prediction_ids.index(b)] for a, b in match.items())

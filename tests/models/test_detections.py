@@ -25,7 +25,7 @@ BOXES = [[3.2, 5.9, 40.1, 30.0], [0.0, 0.0, 64.0, 48.0], [60.0, 40.0, 64.0, 48.0
 
 
 def dense(found: SliceDetections, shape: tuple[int, int], step: tuple[float, float]) -> np.ndarray:
-    boxes, crops = draw_on(found, shape, step)
+    _, crops = draw_on(found, shape, step)
     masks = np.zeros((len(found), *shape), bool)
     for mask, (crop, (y, z)) in zip(masks, crops, strict=True):
         mask[y : y + crop.shape[0], z : z + crop.shape[1]] = crop

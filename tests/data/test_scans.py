@@ -1,0 +1,61 @@
+"""Scans as batches of slices: every slice once, at the network's pixel size; a bad scan is named."""
+
+from functools import partial
+
+import numpy as np
+import pytest
+
+from spineseg.data.scans import Scan, ScanSlices
+from spineseg.data.slices import SliceReader
+from spineseg.errors import DataError
+from spineseg.geometry import Volume
+
+READER = SliceReader((-200.0, 1000.0), context=1, classes="vertebra", levels=())
+AFFINE = np.array([[0, 0, 2.0, 0], [-0.5, 0, 0, 0], [0, -1.0, 0, 0], [0, 0, 0, 1]])
+
+
+def scan(seed: int = 0) -> Volume:
+    return Volume(np.random.default_rng(seed).integers(-1000, 1500, (40, 70, 11)).astype(np.int16), AFFINE)
+
+
+@pytest.mark.parametrize("batch_size", [1, 4, 11, 16])
+def test_every_slice_once_in_order(batch_size: int) -> None:
+    scans = [Scan(name, partial(scan, seed)) for seed, name in enumerate("ab")]
+    batches = list(ScanSlices(scans, READER, pixel_mm=1.0, batch_size=batch_size))
+    for name in "ab":
+        mine = [batch for batch in batches if batch["case"] == name]
+        assert [i for batch in mine for i in batch["indices"]] == list(range(11))
+        assert [batch["last"] for batch in mine] == [False] * (len(mine) - 1) + [True]
+        for batch in mine:
+            assert batch["size"] == (40, 70) and batch["step"] == (0.5, 1.0)
+            assert batch["images"].shape == (len(batch["indices"]), 3, 32, 96)
+            assert batch["native_shape"] == (40, 70, 11)
+            np.testing.assert_array_equal(batch["native_affine"], AFFINE)
+
+
+def test_channels_are_the_slice_and_its_neighbours() -> None:
+    native = Volume(scan().array, np.eye(4))
+    (batch,) = ScanSlices([Scan("a", lambda: native)], READER, pixel_mm=1.0, batch_size=64)
+    expected = np.clip((native.array.astype(np.float32) + 200) / 1200, 0, 1)
+    np.testing.assert_allclose(batch["images"][:, 1, :70, :11].numpy(), expected, atol=1e-6)
+    assert not batch["images"][:, :, 70:].any() and not batch["images"][:, :, :, 11:].any()
+    np.testing.assert_array_equal(batch["images"][1:, 0], batch["images"][:-1, 1])
+    np.testing.assert_array_equal(batch["images"][:-1, 2], batch["images"][1:, 1])
+
+
+def test_a_scan_that_cannot_be_read_does_not_stop_the_rest() -> None:
+    def broken() -> Volume:
+        raise DataError("x.nii.gz: cut short")
+
+    batches = list(ScanSlices([Scan("bad", broken), Scan("good", scan)], READER, pixel_mm=1.0, batch_size=16))
+    assert batches[0]["error"] == "x.nii.gz: cut short" and batches[0]["last"] and not batches[0]["indices"]
+    assert batches[1]["case"] == "good" and batches[1]["error"] is None
+
+
+def test_processes_share_the_scans() -> None:
+    scans = [Scan(str(i), scan) for i in range(5)]
+    shares = [
+        {batch["case"] for batch in ScanSlices(scans, READER, pixel_mm=2.0, batch_size=8, rank=rank, world=2)}
+        for rank in range(2)
+    ]
+    assert shares[0] == {"0", "2", "4"} and shares[1] == {"1", "3"}
