@@ -82,6 +82,7 @@ def fit_and_score(cfg: DictConfig, run: "Run | None", *, resume: bool, make_run:
     import lightning
     from lightning.pytorch.loggers import Logger
 
+    from spineseg.callbacks.panels import Panels
     from spineseg.checkpoints import read_checkpoint, steps_done
     from spineseg.errors import DataError
     from spineseg.hardware import build_trainer
@@ -91,10 +92,12 @@ def fit_and_score(cfg: DictConfig, run: "Run | None", *, resume: bool, make_run:
     from spineseg.trained import build_datamodule, build_task, load_weights, trained_model
 
     datamodule = build_datamodule(cfg)
-    split = datamodule.split()
+    # Cheap questions first: are there files, can the weights be had; then the audit, which reads all of them.
+    datamodule.source.cases()
     # Weights of a new network are the only draw from the global generator.
     lightning.seed_everything(cfg.seed, verbose=False)
     task = build_task(cfg, datamodule, pretrained=not resume)
+    split = datamodule.split()
     if cfg.init_from is not None and not resume:
         load_weights(task, best_checkpoint(find_run(cfg.init_from, Path(cfg.paths.runs))))
     run = run or make_run()
@@ -110,6 +113,9 @@ def fit_and_score(cfg: DictConfig, run: "Run | None", *, resume: bool, make_run:
         if node is not None
     ]
     callbacks = [build(node, lightning.Callback) for node in cfg.callbacks.values() if node is not None]
+    for callback in callbacks:
+        if isinstance(callback, Panels):
+            callback.simulated = datamodule.prepared.simulated
     trainer = build_trainer(cfg.trainer, logger=loggers, callbacks=callbacks, default_root_dir=str(run.root))
     write_provenance(run, **facts(cfg, datamodule, task, trainer))
     if trainer.is_global_zero:

@@ -12,6 +12,8 @@ import nibabel as nib
 import numpy as np
 import SimpleITK as sitk
 from nibabel.filebasedimages import ImageFileError
+from nibabel.spatialimages import HeaderDataError
+from nibabel.wrapstruct import WrapStructError
 
 from spineseg.errors import DataError
 from spineseg.geometry import Affine, Array, Grid, Volume
@@ -66,15 +68,16 @@ def read_grid(path: Path) -> Grid:
     _check_file(path)
     try:
         if path.name.lower().endswith(NIFTI_SUFFIXES):
-            image = _nifti(path)
-            shape, affine = image.shape, image.affine
+            with gzip.open(path) if _is_gzip(path) else path.open("rb") as stream:
+                header = nib.Nifti1Header.from_fileobj(stream)
+            shape, affine = header.get_data_shape(), header.get_best_affine()
         else:
             reader = sitk.ImageFileReader()
             reader.SetFileName(str(path))
             reader.ReadImageInformation()
             shape = reader.GetSize()
             affine = _itk_affine(reader.GetSpacing(), reader.GetOrigin(), reader.GetDirection())
-    except (ImageFileError, RuntimeError, OSError, ValueError, EOFError, zlib.error) as error:
+    except (WrapStructError, HeaderDataError, RuntimeError, OSError, ValueError, EOFError, zlib.error) as error:
         raise DataError(f"{path}: the header cannot be read ({_first_line(error)})") from error
     while len(shape) > 3 and shape[-1] == 1:
         shape = shape[:-1]
@@ -123,26 +126,22 @@ def _named(path: Path, array: Array, affine: Affine) -> Volume:
         raise DataError(f"{path}: {error}") from error
 
 
-def _nifti(path: Path) -> Any:
+def _is_gzip(path: Path) -> bool:
     with path.open("rb") as stream:
-        zipped = stream.read(2) == b"\x1f\x8b"
-    if path.name.lower().endswith(".gz") and not zipped:
-        return nib.Nifti1Image.from_bytes(path.read_bytes())
-    if not path.name.lower().endswith(".gz") and zipped:
-        return nib.Nifti1Image.from_bytes(gzip.decompress(path.read_bytes()))
-    return nib.load(path)
+        return stream.read(2) == b"\x1f\x8b"
 
 
 def _read_nifti(path: Path) -> tuple[Array, Affine]:
     try:
-        image = _nifti(path)
+        # Unpacked to its end, so that a wrong checksum shows; nibabel stops reading before it.
+        image = nib.Nifti1Image.from_bytes(gzip.decompress(path.read_bytes()) if _is_gzip(path) else path.read_bytes())
         slope, intercept = image.dataobj.slope, image.dataobj.inter
         if slope == 1 and intercept == 0:
             array = np.asarray(image.dataobj)
         else:
             array = image.get_fdata(dtype=np.float32, caching="unchanged")
         return np.ascontiguousarray(array), np.asarray(image.affine, np.float64)
-    except (ImageFileError, OSError, ValueError, EOFError, zlib.error) as error:
+    except (ImageFileError, WrapStructError, HeaderDataError, OSError, ValueError, EOFError, zlib.error) as error:
         raise DataError(
             f"{path}: the file cannot be read to its end ({_first_line(error)}); it is cut short or damaged: "
             "copy or download it again"

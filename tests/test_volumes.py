@@ -87,10 +87,12 @@ def test_a_flipped_bit_in_gzip_is_found(tmp_path: Path) -> None:
     path = tmp_path / "scan.nii.gz"
     write_volume(path, example())
     data = bytearray(path.read_bytes())
-    data[-5] ^= 0xFF
-    path.write_bytes(bytes(data))
-    with pytest.raises(DataError, match=r"scan\.nii\.gz"):
-        read_volume(path)
+    for position in (-5, -20, len(data) // 2):
+        damaged = bytearray(data)
+        damaged[position] ^= 0xFF
+        path.write_bytes(bytes(damaged))
+        with pytest.raises(DataError, match=r"scan\.nii\.gz"):
+            read_volume(path)
 
 
 def test_missing_empty_and_foreign_files(tmp_path: Path) -> None:
@@ -103,8 +105,9 @@ def test_missing_empty_and_foreign_files(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="unknown volume suffix"):
         read_volume(tmp_path / "text.txt")
     (tmp_path / "noise.nii.gz").write_bytes(gzip.compress(b"not a volume" * 100))
-    with pytest.raises(DataError, match=r"noise\.nii\.gz"):
-        read_volume(tmp_path / "noise.nii.gz")
+    for read in (read_volume, read_grid):
+        with pytest.raises(DataError, match=r"noise\.nii\.gz"):
+            read(tmp_path / "noise.nii.gz")
     write_volume(tmp_path / "a.mhd", example())
     (tmp_path / "a.raw").unlink()
     with pytest.raises(DataError, match=r"a\.raw is missing"):

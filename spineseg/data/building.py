@@ -1,11 +1,12 @@
 """Reading cases in parallel: audit and stored volume of a case come from one read of its files."""
 
 import os
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from pathlib import Path
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -81,7 +82,7 @@ def _serial(jobs: Sequence[Job]) -> Iterator[tuple[Job, Report]]:
 
 
 def _parallel(jobs: Sequence[Job], count: int) -> Iterator[tuple[Job, Report]]:
-    pool = ProcessPoolExecutor(count, mp_context=get_context("spawn"), initializer=_one_thread)
+    pool = ProcessPoolExecutor(count, mp_context=get_context("spawn"), initializer=_start_worker)
     try:
         futures: dict[Future[Report], Job] = {pool.submit(run_job, job): job for job in jobs}
         for future in as_completed(futures):
@@ -95,10 +96,18 @@ def _parallel(jobs: Sequence[Job], count: int) -> Iterator[tuple[Job, Report]]:
         pool.shutdown(cancel_futures=True)
 
 
-def _one_thread() -> None:
-    """Keep libraries from starting a thread a core in each of as many processes."""
+def _start_worker() -> None:
+    """Keep libraries from starting a thread a core in each of as many processes, and end when the parent is killed."""
     import blosc2
     import SimpleITK as sitk
 
     blosc2.set_nthreads(1)
     sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(1)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    parent = parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)  # a pool's worker would wait for its next job for ever

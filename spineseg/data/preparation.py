@@ -196,7 +196,7 @@ class _Preparation:
         write_records(self.work / "records.json", records)
         given = self.source.given_split()
         if given is not None:
-            write_json(self.work / "given_split.json", given)  # for data.split_file=
+            write_json(self.work / "given_split.json", {"format": "split 1", **given})  # for data.split_file=
         write_json(self.work / "source.json", self._described())
         shutil.rmtree(self.work / "records", ignore_errors=True)
         _drop_strangers(self.work / "store", {case.id for case in cases})

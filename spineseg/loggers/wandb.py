@@ -12,7 +12,7 @@ from lightning_utilities.core.rank_zero import rank_zero_only, rank_zero_warn
 
 from spineseg.errors import ConfigError
 from spineseg.loggers.table import read_table
-from spineseg.loggers.wandb_files import read_history, wait_until_settled
+from spineseg.loggers.wandb_files import read_history, wait_until_ended, wait_until_settled
 from spineseg.runs import shareable
 
 Mode = Literal["offline", "online", "disabled"]
@@ -116,7 +116,7 @@ class WandbLogger(LightningWandbLogger):
     def close(self) -> None:
         """End the W&B run, so that another one can start in this process."""
         if self._experiment is not None:
-            self._guarded(self._experiment.finish)
+            self._guarded(self._finish)
             self._experiment = None
 
     def _start(self) -> None:
@@ -141,6 +141,10 @@ class WandbLogger(LightningWandbLogger):
         self._experiment.define_metric(STEP)
         self._experiment.define_metric("*", step_metric=STEP, step_sync=True)
         self._replay()
+
+    def _finish(self) -> None:
+        self._experiment.finish()  # type: ignore[union-attr]
+        wait_until_ended(self._folder, str(self._id))
 
     def _init(self, mode: str) -> Any:
         import wandb

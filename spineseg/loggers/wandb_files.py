@@ -24,7 +24,8 @@ class HistoryRow:
 
 def wandb_files(run_folder: Path, run_id: str) -> list[Path]:
     """Return the files of a run in the order of writing, one for each time that the run was started."""
-    return sorted((run_folder / "wandb").glob(f"*run-*-{run_id}/run-{run_id}.wandb"))
+    found = (run_folder / "wandb").glob(f"*run-*-{run_id}/run-{run_id}.wandb")
+    return sorted(found, key=lambda path: path.parent.name.removeprefix("offline-"))
 
 
 def wait_until_settled(run_folder: Path, run_id: str, *, quiet_s: float = 2.0, limit_s: float = 20.0) -> None:
@@ -40,6 +41,16 @@ def wait_until_settled(run_folder: Path, run_id: str, *, quiet_s: float = 2.0, l
         if age_s >= quiet_s:
             return
         time.sleep(min(quiet_s - max(age_s, 0.0), 0.5) + 0.01)
+
+
+def wait_until_ended(run_folder: Path, run_id: str, *, limit_s: float = 10.0) -> None:
+    """Wait until the newest file of a run holds its end; W&B's helper process writes it after `finish` has returned."""
+    end = time.monotonic() + limit_s
+    while time.monotonic() < end:
+        files = wandb_files(run_folder, run_id)
+        if not files or any(record.WhichOneof("record_type") == "exit" for record in read_records(files[-1])):
+            return
+        time.sleep(0.05)
 
 
 def read_records(path: Path) -> Iterator[Any]:

@@ -9,7 +9,7 @@ from scipy import ndimage
 
 from spineseg.geometry import Affine, Volume, index_to_mm
 from spineseg.metrics.localisation import body_centre_mm
-from spineseg.metrics.overlap import Confusion
+from spineseg.metrics.overlap import Confusion, content_box
 
 EdgePolicy = Literal["ignore", "count", "crop"]
 LEAST_SHARE_INSIDE: Final = 0.3
@@ -113,7 +113,7 @@ def plane_inside(x: int, volume: Volume, slab_mm: tuple[float, float]) -> NDArra
 
 def extent_mm(mask: NDArray[np.bool_], affine: Affine) -> tuple[float, float]:
     """Lowest and highest z in mm of a mask's voxel centres; the mask is not empty."""
-    box = ndimage.find_objects(mask.astype(np.uint8))[0]
+    box = content_box(mask)
     index = np.argwhere(mask[box]) + [part.start for part in box]
     height = index @ affine[2, :3] + affine[2, 3]
     return float(height.min()), float(height.max())

@@ -86,6 +86,11 @@ def confusion(reference: NDArray[np.integer], prediction: NDArray[np.integer]) -
     """
     if reference.shape != prediction.shape:
         raise ValueError(f"label maps of shapes {reference.shape} and {prediction.shape}")
+    # Outside the box that holds all labels there is background alone: count that without looking.
+    box = content_box(reference, prediction)
+    outside = reference.size
+    reference, prediction = reference[box], prediction[box]
+    outside -= reference.size
     first, rows = _dense(reference)
     second, columns = _dense(prediction)
     total = np.zeros(len(first) * len(second), np.int64)
@@ -95,7 +100,24 @@ def confusion(reference: NDArray[np.integer], prediction: NDArray[np.integer]) -
         part += columns[prediction[start : start + step]]
         total += np.bincount(part.ravel(), minlength=len(total))
     voxels = total.reshape(len(first), len(second))
+    voxels[0, 0] += outside
     return Confusion(first[1:], second[1:], voxels)
+
+
+def content_box(*maps: NDArray[np.generic]) -> tuple[slice, ...]:
+    """Smallest box outside of which all maps (of one shape) are 0; empty where they are 0 everywhere.
+
+    >>> content_box(np.array([0, 0, 1, 0, 5, 0]))
+    (slice(2, 5, None),)
+    """
+    box: list[slice] = []
+    for axis in range(maps[0].ndim):
+        others = tuple(n for n in range(maps[0].ndim) if n != axis)
+        inside = tuple(box)  # axes done before are cut already
+        held = np.logical_or.reduce([m[inside].any(axis=others) for m in maps])
+        places = np.flatnonzero(held)
+        box.append(slice(int(places[0]), int(places[-1]) + 1) if len(places) else slice(0, 0))
+    return tuple(box)
 
 
 def _dense(labels: NDArray[np.integer]) -> tuple[tuple[int, ...], NDArray[np.int32]]:

@@ -57,6 +57,7 @@ class PredictionFolder:
         failures: reason of each case that could not be predicted.
         slice_kind: where slice instances come from.
         score_threshold: of the exclusive map; None where validation did not give one.
+        convention: of the label values of named maps; None where the folder does not say.
         provenance: what ``predict`` says of the model; empty for other tools' folders.
     """
 
@@ -66,10 +67,15 @@ class PredictionFolder:
     failures: Mapping[str, str] = field(default_factory=dict)
     slice_kind: SliceKind = "label_map"
     score_threshold: float | None = None
+    convention: str | None = None
     provenance: Mapping[str, Any] = field(default_factory=dict)
 
     def read(self, case: str, convention_name: str = "verse") -> CasePrediction:
         """Read one case; label values of a named map become canonical ids.
+
+        Args:
+            case: id.
+            convention_name: of label values, where the folder itself does not say.
 
         Raises:
             DataError: no such case, a damaged file, labels that the convention does not know.
@@ -80,7 +86,7 @@ class PredictionFolder:
         path, kind = self.files[case], self.kinds.get(case, "levels")
         volume = read_volume(path)
         if kind == "levels":
-            rule = convention(convention_name)
+            rule = convention(self.convention or convention_name)
             labels = volume.with_array(relabel(volume.array, rule.table, what=str(path), drop=rule.other))
         else:
             labels = volume.with_array(_numbers(volume, path))
@@ -120,6 +126,7 @@ def open_predictions(folder: Path) -> PredictionFolder:
         failures=content["failures"],
         slice_kind=content["slices"],
         score_threshold=content["score_threshold"],
+        convention=content["convention"],
         provenance=content["provenance"],
     )
 

@@ -14,7 +14,7 @@ from spineseg.models.yolo import InstanceTargets, YOLOv8Seg
 from spineseg.predictions.instances import SliceInstances
 from spineseg.predictions.masks import encode_crop
 from spineseg.tasks.monitors import MonitoredSlice, monitor_slice, monitors
-from spineseg.tasks.optim import Optimization
+from spineseg.tasks.optim import GROUPS, Optimization
 from spineseg.vertebrae import level_id
 
 
@@ -79,7 +79,9 @@ class InstanceSegmentation2D(lightning.LightningModule):
             optimizer.zero_grad()  # type: ignore[union-attr]
             self._summed = 0
         self.log("train/loss", loss.detach() / len(batch["images"]), prog_bar=True)
+        # Ultralytics' fifth term is for other heads, and always 0 here.
         self.log_dict({f"train/{name}": value for name, value in parts.items() if name != "sem_loss"})
+        self.log_dict({f"lr/{name}": rate for name, rate in zip(GROUPS, rates, strict=True)})
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Clip here: with 16-mixed the gradients are unscaled by now, before it they are not."""

@@ -8,7 +8,6 @@ import sys
 from pathlib import Path
 
 import numpy as np
-import psutil
 import pytest
 
 from spineseg.errors import ConfigError
@@ -102,43 +101,39 @@ def test_resumed_run_mends_what_is_missing_and_repeats_nothing(tmp_path: Path) -
     assert numbers == sorted(set(numbers))
 
 
-def test_disabled_does_nothing_and_loads_nothing(tmp_path: Path) -> None:
-    code = f"""
-import sys
+ALONE = """
+import sys, psutil
+from pathlib import Path
 from spineseg.loggers.wandb import WandbLogger
+folder = Path(sys.argv[1])
+
 before = "wandb" in sys.modules
-logger = WandbLogger({str(tmp_path)!r}, mode="disabled")
-logger.log_hyperparams({{"a": 1}}); logger.log_metrics({{"a": 1.0}}, 1); logger.log_image("x", [1], 1)
-logger.log_summary({{"a": 1.0}}); logger.experiment.config.update({{}}); logger.close()
-print(before or "wandb" not in sys.modules)
-"""
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "True"
-    assert not any(tmp_path.iterdir())
+logger = WandbLogger(folder, mode="disabled")
+logger.log_hyperparams({"a": 1}); logger.log_metrics({"a": 1.0}, 1); logger.log_image("x", [1], 1)
+logger.log_summary({"a": 1.0}); logger.experiment.config.update({}); logger.close()
+assert before or "wandb" not in sys.modules
+assert not any(folder.iterdir())
 
-
-def test_killed_service_ends_the_tracking_not_the_run(tmp_path: Path) -> None:
-    code = f"""
-import psutil, warnings
-from spineseg.loggers.wandb import WandbLogger
-warnings.simplefilter("always")
-logger = WandbLogger({str(tmp_path)!r})
-logger.log_metrics({{"a": 1.0}}, step=0)
+logger = WandbLogger(folder)
+logger.log_metrics({"a": 1.0}, step=0)
 for child in psutil.Process().children(recursive=True):
     child.kill(); child.wait()
 for step in range(1, 5):
-    logger.log_metrics({{"a": 1.0}}, step=step)
+    logger.log_metrics({"a": 1.0}, step=step)
     logger.log_image("x", ["no.png"], step=step)
-logger.log_summary({{"a": 1.0}})
+logger.log_summary({"a": 1.0})
 logger.close()
 print("trained on")
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=60)
-    assert done.returncode == 0
+
+
+def test_disabled_loads_nothing_and_a_killed_service_ends_the_tracking_not_the_run(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", ALONE, str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+    assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1] == "trained on"
     assert done.stderr.count("W&B failed") == 1
     assert "Traceback" not in done.stderr
-    assert psutil.pid_exists(os.getpid())
 
 
 def test_folder_in_the_way_ends_the_tracking_not_the_run(tmp_path: Path) -> None:

@@ -60,6 +60,13 @@ def test_the_matching_is_the_best_of_all(seed: int) -> None:
     assert len(set(match.values())) == len(match)
 
 
+def test_background_around_the_labels_is_counted_too() -> None:
+    reference, prediction = np.zeros((9, 8, 7), np.uint8), np.zeros((9, 8, 7), np.uint8)
+    reference[2:4, 3:5, 1:3], prediction[3:6, 3:5, 1:3] = 20, 21
+    found = confusion(reference, prediction)
+    assert found.voxels.tolist() == [[9 * 8 * 7 - 16, 8], [4, 4]]
+
+
 def test_empty_maps() -> None:
     nothing = confusion(np.zeros((2, 2, 2), np.uint8), np.zeros((2, 2, 2), np.uint8))
     assert (nothing.reference_ids, nothing.prediction_ids, nothing.matching()) == ((), (), {})

@@ -76,6 +76,14 @@ def test_a_folder_of_label_maps_is_a_predictions_folder(tmp_path: Path) -> None:
     assert found.slices is None
 
 
+def test_a_folder_that_says_its_convention_is_believed(tmp_path: Path) -> None:
+    labels = volume()
+    with PredictionWriter(tmp_path, provenance={}, label_convention="kaggle") as writer:
+        sacrum = labels.with_array(np.where(labels.array == 20, 25, 0))
+        writer.write("case1", sacrum, "levels", None, seconds=1, peak_mb=1)
+    assert set(np.unique(read_prediction(tmp_path, "case1").labels.array)) == {0, 26}  # S1
+
+
 def test_an_interrupted_prediction_is_refused(tmp_path: Path) -> None:
     writer = PredictionWriter(tmp_path, provenance={})
     writer.write("case1", volume(), "levels", None, seconds=1, peak_mb=1)

@@ -1,0 +1,228 @@
+"""The main command end to end on a tiny set: train, score, kill, resume, load again."""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from spineseg.config import compose
+from spineseg.errors import ConfigError, DataError
+from spineseg.geometry import Volume
+from spineseg.runs import find_run
+from spineseg.trained import load_model
+from spineseg.volumes import read_grid, write_volume
+
+TINY = [
+    "+experiment=yolo_csi",
+    "+preset=quick",
+    "data/source=folder",
+    "model.scale=n",
+    "data.pixel_mm=2",
+    "data.fold=2",  # the hash gives five subjects no case in folds 0 and 1
+    "data.image_size=[64,64]",
+    "data.batch_size=4",
+    "data.epoch_slices=16",
+    "data.workers=0",
+    "trainer.max_epochs=2",
+    "trainer.accelerator=cpu",
+    "trainer.precision=32-true",
+    "callbacks.panels.every_n_epochs=1",
+    "trainer.log_every_n_steps=1",
+]
+
+
+@pytest.fixture(scope="module")
+def scans(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Five scans with three bright blocks each, stored in another orientation than RAS."""
+    folder = tmp_path_factory.mktemp("scans")
+    affine = np.array([[0, 0, -3.0, 0], [-2.0, 0, 0, 0], [0, 2.0, 0, 0], [0, 0, 0, 1]])
+    for case in range(5):
+        rng = np.random.default_rng(case)
+        image = rng.normal(40, 10, (32, 44, 8)).astype(np.int16)
+        image[:, :, 0] = -1000
+        labels = np.zeros(image.shape, np.uint8)
+        for i, level in enumerate((24, 23, 22)):
+            block = (slice(6 + case, 20), slice(3 + 13 * i, 13 + 13 * i), slice(2, 7))
+            image[block], labels[block] = 500, level
+        write_volume(folder / f"case{case}" / "ct.nii.gz", Volume(image, affine))
+        write_volume(folder / f"case{case}" / "vertebrae.nii.gz", Volume(labels, affine))
+    return folder
+
+
+def arguments(scans: Path, work: Path, *more: str) -> list[str]:
+    places = [f"data.source.root={scans}", f"paths.prepared={work / 'prepared'}", f"paths.runs={work / 'runs'}"]
+    return [*TINY, *places, *more]
+
+
+def train(scans: Path, work: Path, *more: str) -> None:
+    from spineseg.train import main
+
+    main(compose("train", arguments(scans, work, *more)))
+
+
+@pytest.fixture(scope="module")
+def trained(scans: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run; returns its working folder."""
+    work = tmp_path_factory.mktemp("work")
+    train(scans, work, "score_splits=[val,test]")
+    return work
+
+
+def log_rows(log: Path) -> list[tuple[int, str]]:
+    with log.open() as stream:
+        return [(int(row["step"]), row["name"]) for row in csv.DictReader(stream)]
+
+
+def test_a_run_folder_is_complete(trained: Path) -> None:
+    run = find_run(trained / "runs" / "csi2014" / "yolo_csi")
+    for name in ("config.yaml", "overrides.txt", "provenance.json", "log.csv", "results.json"):
+        assert (run.root / name).is_file(), name
+    for name in ("best.ckpt", "last.ckpt"):
+        assert (run.checkpoints / name).is_file() and (run.checkpoints / f"{name}.sha256").is_file()
+        assert torch.load(run.checkpoints / name, weights_only=True)
+    assert list((run.root / "panels").glob("*.png"))
+    names = {name for _, name in log_rows(run.log)}
+    assert {"train/loss", "val/mask_map50", "val/box_map50", "val/mask_map50_95", "val/dice", "lr/weights"} <= names
+    assert {"train/images_per_second", "train/box_loss", "val/loss"} <= names
+    provenance = json.loads(run.provenance.read_text())
+    assert provenance["simulated"] is False and provenance["classes"] == ["vertebra"]
+    assert provenance["seed"] == 0 and provenance["parameters"] > 1e6
+
+
+def test_results_follow_the_contract(trained: Path) -> None:
+    run = find_run(trained / "runs" / "csi2014" / "yolo_csi")
+    results = json.loads(run.results.read_text())
+    assert results["format"] == "results 1" and results["protocol"] == "1.0" and results["simulated"] is False
+    assert set(results["splits"]) == {"val", "test"}
+    for metrics in results["splits"].values():
+        for name in ("mask_map50", "box_map50", "mask_map50_95", "mask_map50_native", "dice_spine", "pq"):
+            assert 0 <= metrics[name]["value"] <= 1, name
+            assert metrics[name]["low"] is None and metrics[name]["subjects"] < 5
+        for name in ("mask_map50_named", "dice"):
+            assert metrics[name]["value"] is None and metrics[name]["status"] == "n/a"
+    assert results["cost"]["fit_seconds"] > 0
+
+
+def test_predictions_lie_on_the_native_grid(trained: Path, scans: Path) -> None:
+    run = find_run(trained / "runs" / "csi2014" / "yolo_csi")
+    files = sorted(run.predictions("test").glob("*.nii.gz"))
+    assert files
+    for path in files:
+        native = read_grid(scans / path.name.removesuffix(".nii.gz") / "ct.nii.gz")
+        found = read_grid(path)
+        assert found.shape == native.shape
+        np.testing.assert_array_equal(found.affine, native.affine)
+    folder = json.loads((run.predictions("test") / "predictions.json").read_text())
+    assert folder["complete"] and 0 <= folder["score_threshold"] <= 1
+
+
+def test_a_loaded_model_predicts_what_the_run_predicted(trained: Path, scans: Path, tmp_path: Path) -> None:
+    from spineseg.predict import main
+
+    run = find_run(trained / "runs" / "csi2014" / "yolo_csi")
+    (case, *_) = sorted(path.name.removesuffix(".nii.gz") for path in run.predictions("test").glob("*.nii.gz"))
+    main(
+        compose(
+            "predict",
+            [
+                f"run={run.root}",
+                f"input={scans / case}/ct.nii.gz",
+                f"output={tmp_path}",
+                "trainer.accelerator=cpu",
+                "trainer.precision=32-true",
+            ],
+        )
+    )
+    earlier = json.loads((run.predictions("test") / f"{case}.json").read_text())
+    again = json.loads((tmp_path / "ct.json").read_text())
+    assert again["slices"] == earlier["slices"]
+    assert load_model(run).task.levels == ()
+
+
+def test_the_last_lines_are_map_and_dice(
+    trained: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = find_run(trained / "runs" / "csi2014" / "yolo_csi")
+    from spineseg.train import main
+
+    cfg = compose("train", [f"resume={run.root}", f"paths.runs={trained / 'runs'}", "trainer=cpu"])
+    main(cfg)
+    lines = capsys.readouterr().out.strip().splitlines()
+    assert any("mask_map50_native" in line for line in lines[-7:])
+    assert "dice_spine" in lines[-1]
+
+
+def test_killed_and_resumed_equals_undisturbed(scans: Path, tmp_path: Path) -> None:
+    """SIGKILL in the second of three epochs; the log has no gap and no duplicate, the weights are the same bits."""
+    undisturbed, killed = tmp_path / "undisturbed", tmp_path / "killed"
+    more = ["trainer.max_epochs=3", "score_splits=[]"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+
+    def command(*overrides: str) -> list[str]:
+        return [sys.executable, "-m", "spineseg.train", *overrides]
+
+    subprocess.run(command(*arguments(scans, undisturbed, *more)), check=True, env=environment)
+    process = subprocess.Popen(command(*arguments(scans, killed, *more)), env=environment)
+    folder = killed / "runs" / "csi2014" / "yolo_csi" / "latest"
+    deadline = time.monotonic() + 300
+    while time.monotonic() < deadline and process.poll() is None:
+        if (folder / "log.csv").is_file() and any(step >= 5 for step, _ in log_rows(folder / "log.csv")):
+            break
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL, "the run ended before it could be killed"
+    identity = (folder / "wandb" / "id").read_text()
+    subprocess.run(command(f"resume={folder}", f"paths.runs={killed / 'runs'}"), check=True, env=environment)
+    runs = [find_run(work / "runs" / "csi2014" / "yolo_csi") for work in (undisturbed, killed)]
+    assert len(list((killed / "runs" / "csi2014" / "yolo_csi").glob("20*"))) == 1
+    assert (folder / "wandb" / "id").read_text() == identity
+    left, right = (
+        [row for row in log_rows(run.log) if row[1] != "train/images_per_second"] for run in runs
+    )
+    assert len(set(right)) == len(right)
+    assert sorted(left) == sorted(right)
+    first, second = (torch.load(run.last, weights_only=True) for run in runs)
+    for part in ("state_dict", "current_model_state"):
+        for name, value in first[part].items():
+            assert torch.equal(value, second[part][name]), f"{part}: {name}"
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("data.split_file=nowhere.json", "nowhere.json"),
+        ("data.overfit=case9", "unknown case case9"),
+        ("score_splits=[tests]", "tests"),
+        ("data.image_size=[60,64]", "multiples of 32"),
+    ],
+)
+def test_mistakes_are_named(scans: Path, trained: Path, override: str, message: str) -> None:
+    with pytest.raises((ConfigError, DataError), match=message):
+        train(scans, trained, override)
+
+
+def test_a_resumed_run_keeps_its_configuration(trained: Path) -> None:
+    from omegaconf import OmegaConf
+
+    from spineseg.train import resumed_config
+
+    kept = OmegaConf.create({"trainer": {"accelerator": "cpu", "max_epochs": 2}, "data": {"workers": 0}})
+    given = OmegaConf.create({"trainer": {"accelerator": "gpu", "max_epochs": 9}, "data": {"workers": 4}})
+    changed = resumed_config(kept, given, ["resume=x", "trainer=gpu"])
+    assert changed.trainer.accelerator == "gpu" and changed.trainer.max_epochs == 2 and changed.data.workers == 0
+    with pytest.raises(ConfigError, match="optim.lr0=1"):
+        resumed_config(kept, given, ["resume=x", "optim.lr0=1"])
+
+
+def test_a_missing_set_leaves_no_run_behind(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="simulate"):
+        train(tmp_path / "none", tmp_path, "data/source=csi2014")
+    assert not (tmp_path / "runs").exists()
