@@ -93,7 +93,8 @@ def fit_and_score(cfg: DictConfig, run: "Run | None", *, resume: bool, make_run:
 
     datamodule = build_datamodule(cfg)
     # Cheap questions first: are there files, can the weights be had; then the audit, which reads all of them.
-    datamodule.source.cases()
+    if not datamodule.source.download:
+        datamodule.source.cases()
     # Weights of a new network are the only draw from the global generator.
     lightning.seed_everything(cfg.seed, verbose=False)
     task = build_task(cfg, datamodule, pretrained=not resume)
