@@ -1,6 +1,6 @@
 """The program ``predict``: a trained run on scans, every native sagittal slice, lifted to a label map."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from spineseg.trained import TrainedModel
 
 __all__ = ["find_scans", "main", "predict_scans"]
+
+OUTPUTS = ("nifti", "json", "png")
 
 
 @program("predict")
@@ -32,6 +34,7 @@ def main(cfg: DictConfig) -> None:
         Path(cfg.output),
         trainer=cfg.trainer,
         convention=cfg.convention,
+        outputs=tuple(cfg.outputs),
         provenance={"run": run.name},
     )
     print(f"{len(scans) - len(failures)} of {len(scans)} scans predicted in {cfg.output}")
@@ -75,6 +78,7 @@ def predict_scans(
     trainer: Any,
     provenance: dict[str, Any],
     convention: str = "verse",
+    outputs: Sequence[str] = OUTPUTS,
 ) -> dict[str, str]:
     """Predict on scans and write a predictions folder (CONTRACTS).
 
@@ -85,6 +89,7 @@ def predict_scans(
         trainer: hardware and precision, a ``lightning.Trainer`` node.
         provenance: what the caller knows; written to predictions.json.
         convention: of the label values in the NIfTI files.
+        outputs: ``nifti`` always; ``json`` for the slice instances, ``png`` for an overlay.
 
     Returns:
         The reason for each case that failed; the others are written.
@@ -94,6 +99,7 @@ def predict_scans(
     from spineseg.callbacks.prediction_writer import ScanWriter
     from spineseg.callbacks.progress import Progress
     from spineseg.data.scans import ScanSlices
+    from spineseg.errors import ConfigError
     from spineseg.hardware import build_trainer
     from spineseg.metrics.detection import DEFAULT_SCORE_THRESHOLD
     from spineseg.predictions.store import PredictionWriter
@@ -105,14 +111,40 @@ def predict_scans(
         score_threshold=model.score_threshold,
         label_convention=convention,
     )
+    if "nifti" not in outputs or set(outputs) - set(OUTPUTS):
+        raise ConfigError(f"outputs={list(outputs)}: expected nifti, and json or png if wanted")
     threshold = DEFAULT_SCORE_THRESHOLD if model.score_threshold is None else model.score_threshold
-    scan_writer = ScanWriter(writer, score_threshold=threshold, named=bool(model.task.levels), convention=convention)
+    scan_writer = ScanWriter(
+        writer,
+        score_threshold=threshold,
+        named=bool(model.task.levels),
+        convention=convention,
+        slices="json" in outputs,
+    )
     slices = ScanSlices(scans, model.reader, pixel_mm=model.pixel_mm, batch_size=model.batch_size)
     build_trainer(trainer, callbacks=[scan_writer, Progress()], logger=False, devices=1, strategy="auto").predict(
         model.task, DataLoader(slices, batch_size=None), return_predictions=False
     )
     writer.close()
+    if "png" in outputs:
+        draw_overlays(scans, output, skip=scan_writer.failures, simulated=model.simulated)
     return scan_writer.failures
+
+
+def draw_overlays(scans: Sequence["Scan"], predictions: Path, *, skip: Collection[str], simulated: bool) -> None:
+    """Draw each scan with its label map beside the predictions, ``<case>.png``."""
+    from spineseg.predictions.store import open_predictions
+    from spineseg.reporting.overlay import write_overlay
+
+    folder = open_predictions(predictions)
+    for scan in scans:
+        if scan.case in skip:
+            continue
+        found = folder.read(scan.case)
+        title = f"{scan.case}{', model of SIMULATED scans' if simulated else ''}"
+        write_overlay(
+            predictions / f"{scan.case}.png", scan.read(), found.labels, named=found.kind == "levels", title=title
+        )
 
 
 if __name__ == "__main__":

@@ -16,11 +16,11 @@ from omegaconf import DictConfig, OmegaConf
 
 from spineseg.data.files import read_json, write_json, write_text
 from spineseg.errors import ConfigError, DataError, FormatError
+from spineseg.metrics import PROTOCOL
 from spineseg.targets import nearest, plain
 
 CONFIG_FORMAT = "config 1"
 RESULTS_FORMAT = "results 1"
-PROTOCOL = "1.0"
 TRAIN = "python -m spineseg.train"
 # Set for the children of distributed training, which repeat the command line but belong to the first process's run.
 RUN_FOLDER_VARIABLE = "SPINESEG_RUN_FOLDER"

@@ -95,8 +95,7 @@ class PredictConfig:
     input: str = REQUIRED
     output: str = REQUIRED
     convention: str = "verse"
-    outputs: list[str] = field(default_factory=lambda: ["nifti", "json"])
-    memory_limit_gb: float | None = None
+    outputs: list[str] = field(default_factory=lambda: ["nifti", "json", "png"])
     checkpoint: str = "best"
     paths: PathsConfig = field(default_factory=PathsConfig)
     trainer: dict[str, Any] = field(default_factory=dict)

@@ -134,7 +134,9 @@ def _is_gzip(path: Path) -> bool:
 def _read_nifti(path: Path) -> tuple[Array, Affine]:
     try:
         # Unpacked to its end, so that a wrong checksum shows; nibabel stops reading before it.
-        image = nib.Nifti1Image.from_bytes(gzip.decompress(path.read_bytes()) if _is_gzip(path) else path.read_bytes())
+        image: Any = nib.Nifti1Image.from_bytes(
+            gzip.decompress(path.read_bytes()) if _is_gzip(path) else path.read_bytes()
+        )
         slope, intercept = image.dataobj.slope, image.dataobj.inter
         if slope == 1 and intercept == 0:
             array = np.asarray(image.dataobj)

@@ -24,6 +24,7 @@ class ScanWriter(lightning.Callback):
         score_threshold: detections below it stay out of the label map.
         named: whether the model names levels.
         convention: of the label values of a named model's files.
+        slices: whether to write the slice instances beside the label map.
 
     Attributes:
         failures: reason by case, of scans that could not be read or written.
@@ -36,9 +37,11 @@ class ScanWriter(lightning.Callback):
         score_threshold: float,
         named: bool,
         convention: str = "verse",
+        slices: bool = True,
     ) -> None:
         """Start with no slices."""
         self.writer, self.score_threshold, self.named = writer, score_threshold, named
+        self.with_slices = slices
         self.values = convention_map("verse", convention).table
         self.failures: dict[str, str] = {}
         self._slices: list[SliceInstances] = []
@@ -91,7 +94,7 @@ class ScanWriter(lightning.Callback):
             batch["case"],
             restore(Volume(labels, grid.affine), native),
             "levels" if self.named else "instances",
-            slices,
+            slices if self.with_slices else None,
             seconds=time.perf_counter() - self._started,
             peak_mb=peak_memory()["peak_ram_mb"],
         )

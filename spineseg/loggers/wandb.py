@@ -122,25 +122,32 @@ class WandbLogger(LightningWandbLogger):
     def _start(self) -> None:
         known = self._id_file.is_file()
         self._id = self._id_file.read_text().strip() if known else secrets.token_hex(4)
-        if known:
-            wait_until_settled(self._folder, self._id)
-        history = read_history(self._folder, self._id) if known else []
-        self._there = {(int(row.values[STEP]), name) for row in history if STEP in row.values for name in row.values}
-        self._row = 1 + max((row.row for row in history), default=-1)
         self._id_file.parent.mkdir(parents=True, exist_ok=True)
         self._id_file.write_text(f"{self._id}\n")
+        self._read_back()
         try:
             self._experiment = self._init(self.mode)
         except Exception as error:
-            if self.mode != "online":
-                raise
-            rank_zero_warn(f"W&B cannot be reached ({error}); the run is tracked offline: `wandb sync` sends it later")
+            if self.mode == "online":
+                rank_zero_warn(
+                    f"W&B cannot be reached ({error}); the run is tracked offline, `wandb sync` sends it later"
+                )
             self.mode = "offline"
-            _forget_service()  # it holds the run's id, and goes on waiting for the server
+            # W&B's helper process may still hold the run's id: from this try, or from a start that was killed.
+            _forget_service()
+            self._read_back()
             self._experiment = self._init(self.mode)
         self._experiment.define_metric(STEP)
         self._experiment.define_metric("*", step_metric=STEP, step_sync=True)
         self._replay()
+
+    def _read_back(self) -> None:
+        """Learn what earlier starts of this run have written."""
+        run_id = str(self._id)
+        wait_until_settled(self._folder, run_id)
+        history = read_history(self._folder, run_id)
+        self._there = {(int(row.values[STEP]), name) for row in history if STEP in row.values for name in row.values}
+        self._row = 1 + max((row.row for row in history), default=-1)
 
     def _finish(self) -> None:
         self._experiment.finish()  # type: ignore[union-attr]

@@ -9,6 +9,7 @@ import pandas as pd
 
 from spineseg.data.files import write_json, write_text
 from spineseg.errors import DataError
+from spineseg.metrics import PROTOCOL
 from spineseg.metrics.cases import score_case
 from spineseg.metrics.detection import DEFAULT_SCORE_THRESHOLD
 from spineseg.metrics.detections_table import write_detections
@@ -20,7 +21,6 @@ from spineseg.metrics.summary import Results, SplitScores, dice_tables, named_le
 from spineseg.predictions.store import PredictionFolder, open_predictions
 from spineseg.vertebrae import LEVELS, level_name
 
-PROTOCOL: Final = "1.0"
 METRICS_FORMAT: Final = "metrics 1"
 SUMMARY_FORMAT: Final = "summary 1"
 _HEAD: Final = ("format", "run", "source", "split", "case", "subject")

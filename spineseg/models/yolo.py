@@ -126,8 +126,11 @@ class YOLOv8Seg(nn.Module):
             "batch_idx": targets["batch_index"],
             "cls": targets["classes"],
             "bboxes": targets["boxes"],
-            # Nearest, as the loss would take them to the prototypes' size: the map of instances has no partial pixels.
-            "masks": targets["index_map"][:, ::PROTOTYPE_STRIDE, ::PROTOTYPE_STRIDE],
+            # The pixel next to the middle of each prototype pixel: the first one of four would shift every mask by
+            # 1.5 pixels against where bilinear upsampling draws it, which small instances do not survive.
+            "masks": targets["index_map"][
+                :, PROTOTYPE_STRIDE // 2 :: PROTOTYPE_STRIDE, PROTOTYPE_STRIDE // 2 :: PROTOTYPE_STRIDE
+            ],
         }
         with torch.autocast(images_device(raw), enabled=False):
             parts, names = self._criterion()(raw, batch)

@@ -81,7 +81,9 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("moment", ["after_save", "in_epoch"])
 def test_killed_and_resumed_equals_uninterrupted(whole: Path, tmp_path: Path, moment: str) -> None:
     command = [sys.executable, __file__, str(tmp_path), moment]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+    # A run of its own has its own W&B helper process; this one's is named in the environment.
+    environment = {name: value for name, value in os.environ.items() if name != "WANDB_SERVICE"}
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120, env=environment)
     assert done.returncode == -signal.SIGKILL, done.stderr
     assert steps_done(read_checkpoint(tmp_path / "checkpoints" / "last.ckpt")) == 6
     train(tmp_path)

@@ -136,6 +136,16 @@ def test_disabled_loads_nothing_and_a_killed_service_ends_the_tracking_not_the_r
     assert "Traceback" not in done.stderr
 
 
+def test_run_that_was_left_open_is_taken_over(tmp_path: Path) -> None:
+    left = WandbLogger(tmp_path)
+    left.log_metrics({"a": 0.0}, step=0)
+    TableLogger(tmp_path).log_metrics({"a": 0.0}, step=0)
+    resumed = WandbLogger(tmp_path, resumed_step=1)
+    resumed.log_metrics({"a": 1.0}, step=1)
+    resumed.close()
+    assert cells(tmp_path) == [(0, "a", 0.0), (1, "a", 1.0)]
+
+
 def test_folder_in_the_way_ends_the_tracking_not_the_run(tmp_path: Path) -> None:
     (tmp_path / "wandb").write_text("in the way")
     logger = WandbLogger(tmp_path)
