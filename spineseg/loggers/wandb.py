@@ -124,6 +124,7 @@ class WandbLogger(LightningWandbLogger):
         self._id = self._id_file.read_text().strip() if known else secrets.token_hex(4)
         self._id_file.parent.mkdir(parents=True, exist_ok=True)
         self._id_file.write_text(f"{self._id}\n")
+        self._end_open_run()
         self._read_back()
         try:
             self._experiment = self._init(self.mode)
@@ -140,6 +141,16 @@ class WandbLogger(LightningWandbLogger):
         self._experiment.define_metric(STEP)
         self._experiment.define_metric("*", step_metric=STEP, step_sync=True)
         self._replay()
+
+    def _end_open_run(self) -> None:
+        """End a W&B run that this process left open; were it ended later, its last rows would be written twice."""
+        import wandb
+
+        if wandb.run is not None:
+            same = wandb.run.id == self._id
+            wandb.run.finish()
+            if same:
+                wait_until_ended(self._folder, str(self._id))
 
     def _read_back(self) -> None:
         """Learn what earlier starts of this run have written."""

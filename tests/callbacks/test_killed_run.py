@@ -10,6 +10,7 @@ from typing import Any
 
 import lightning
 import pytest
+import torch
 
 from spineseg.callbacks.checkpoints import Checkpoints
 from spineseg.callbacks.ema import EMA
@@ -57,7 +58,10 @@ def train(folder: Path, moment: str = "never") -> None:
         logger=[TableLogger(folder, resumed), wandb],
     )
     data = tiny.loader(0, 6), tiny.loader(100, 4)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # sums of two processes are equal to the bit with equal threads alone
     trainer.fit(tiny.TinyTask(2), *data, ckpt_path=last if resumed else None, weights_only=True)
+    torch.set_num_threads(threads)
     wandb.close()
 
 

@@ -120,9 +120,8 @@ class CSI2014(Source):
     def _canonical_ids(self, array: Array, case: AnyCase, what: str) -> NDArray[np.uint8]:
         # Whether all values are whole is relabel's to say.
         values = [int(value) for value in np.unique(array) if value != 0]
-        hundreds = self.label_style == "hundreds" or (
-            self.label_style == "auto" and bool(values) and all(value % 100 == 0 for value in values)
-        )
+        # One odd value among hundreds is a fault to name, not the other style.
+        hundreds = self.label_style == "hundreds" or (self.label_style == "auto" and max(values, default=0) >= 100)
         if not hundreds:
             return relabel(array, {level: level for level in range(1, 25)}, what=what)
         return relabel(array, self._table(case.id, values), what=what)

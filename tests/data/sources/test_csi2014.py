@@ -91,7 +91,7 @@ def test_unknown_values_are_named(make_csi: Callable[..., Path], value: int, mes
     mask = read_volume(path)
     mask.array[0, 0, 0] = value
     write_volume(path, mask)
-    with pytest.raises(DataError, match="unknown label"):
+    with pytest.raises(DataError, match=message):
         source.read_labels(source.cases()[0])
 
 
@@ -161,3 +161,11 @@ def test_axes_and_oblique_affines_come_through(
     mask = source.read_labels(source.cases()[0])
     np.testing.assert_array_equal(canonical(mask).array, canonical(labels).array)
     assert not examine(source, source.cases()[0]).report.fatal
+
+
+
+def test_one_odd_value_among_hundreds_is_named(make_csi: Callable[..., Path]) -> None:
+    source = CSI2014(make_csi(1))
+    values = np.array([0, 100, 200, 550, 1700], np.uint16)
+    with pytest.raises(DataError, match="unknown label 550; expected 100-2400 in steps of 100"):
+        source._canonical_ids(values, source.cases()[0], "mask")
