@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from spineseg.runs import Run
     from spineseg.trained import TrainedModel
 
-# What a resumed run may change: where it runs, not what it computes.
+# What a resumed run may change: where it runs and what is scored after it, not what is trained.
 HARDWARE = ("accelerator", "devices", "num_nodes", "strategy", "precision", "enable_progress_bar")
 SHOWN = ("mask_map50_native", "mask_map50", "box_map50", "mask_map50_named", "dice", "dice_spine")
 
@@ -59,12 +59,20 @@ def resumed_config(kept: DictConfig, given: DictConfig, overrides: list[str]) ->
 
     from spineseg.errors import ConfigError
 
-    allowed = {"resume", "trainer", "data.workers", "paths.runs", *(f"trainer.{key}" for key in HARDWARE)}
+    allowed = {
+        "resume",
+        "trainer",
+        "data.workers",
+        "paths.runs",
+        "score_splits",
+        *(f"trainer.{key}" for key in HARDWARE),
+    }
     other = [each for each in overrides if each.lstrip("+~").partition("=")[0] not in allowed]
     if other:
         raise ConfigError(
             f"resume= goes on with the run's own configuration; {', '.join(other)} cannot change it. "
-            "Only hardware may differ (trainer=…, trainer.devices=…, data.workers=…); init_from= starts a new run"
+            "Only hardware (trainer=…, trainer.devices=…, data.workers=…) and score_splits= may differ; "
+            "init_from= starts a new run"
         )
     named = {each.lstrip("+").partition("=")[0] for each in overrides}
     with open_dict(kept):
@@ -73,6 +81,8 @@ def resumed_config(kept: DictConfig, given: DictConfig, overrides: list[str]) ->
                 kept.trainer[key] = given.trainer[key]
         if "data.workers" in named:
             kept.data.workers = given.data.workers
+        if "score_splits" in named:
+            kept.score_splits = given.score_splits
     return kept
 
 

@@ -102,9 +102,10 @@ def suppress(
 
 
 def mask_logits(detections: SliceDetections) -> Tensor:
-    """Mask logits (N, h, w) at the prototypes' size."""
+    """Mask logits (N, h, w) at the prototypes' size, in float32 also under autocast."""
     prototypes = detections.prototypes
-    return (detections.coefficients @ prototypes.flatten(1)).view(-1, *prototypes.shape[1:])
+    with torch.autocast(prototypes.device.type, enabled=False):
+        return (detections.coefficients @ prototypes.flatten(1)).view(-1, *prototypes.shape[1:])
 
 
 @torch.no_grad()

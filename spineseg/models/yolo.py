@@ -104,8 +104,8 @@ class YOLOv8Seg(nn.Module):
 
     def decode(self, images: Tensor) -> RawDetections:
         """Boxes, class scores and mask coefficients of all anchors; the network must be in evaluation mode."""
-        (outputs, prototypes), raw = self.model(images)
-        outputs = outputs.transpose(1, 2).float()
+        (_, prototypes), raw = self.model(images)
+        outputs = self._decoded(raw).transpose(1, 2)
         num_classes = outputs.shape[2] - 4 - prototypes.shape[1]
         centre, size = outputs[..., :2], outputs[..., 2:4]
         return RawDetections(
@@ -115,6 +115,13 @@ class YOLOv8Seg(nn.Module):
             prototypes=prototypes.float(),
             raw=raw,
         )
+
+    def _decoded(self, raw: dict[str, Any]) -> Tensor:
+        """Decode the head's outputs in float32: under bfloat16 autocast a box at pixel 500 would move in steps of 2."""
+        head = self.model.model[-1]
+        head.shape = None  # anchors of the last call may be 16-bit
+        with torch.autocast(images_device(raw), enabled=False):
+            return cast(Tensor, head._inference({key: _to_float(value) for key, value in raw.items()}))
 
     def loss(self, raw: dict[str, Any], targets: InstanceTargets) -> tuple[Tensor, dict[str, Tensor]]:
         """Ultralytics' loss: the sum of its terms times the batch size, and the terms by name (detached).
@@ -126,11 +133,7 @@ class YOLOv8Seg(nn.Module):
             "batch_idx": targets["batch_index"],
             "cls": targets["classes"],
             "bboxes": targets["boxes"],
-            # The pixel next to the middle of each prototype pixel: the first one of four would shift every mask by
-            # 1.5 pixels against where bilinear upsampling draws it, which small instances do not survive.
-            "masks": targets["index_map"][
-                :, PROTOTYPE_STRIDE // 2 :: PROTOTYPE_STRIDE, PROTOTYPE_STRIDE // 2 :: PROTOTYPE_STRIDE
-            ],
+            "masks": mask_targets(targets["index_map"]),
         }
         with torch.autocast(images_device(raw), enabled=False):
             parts, names = self._criterion()(raw, batch)
@@ -163,6 +166,16 @@ class YOLOv8Seg(nn.Module):
             self.model.args = IterableSimpleNamespace(**vars(self.gains), overlap_mask=True)
             criterion = self.__dict__["_loss"] = v8SegmentationLoss(self.model)
         return criterion
+
+
+def mask_targets(index_map: Tensor) -> Tensor:
+    """Take an index map (B, H, W) to the prototypes' size (B, H / 4, W / 4).
+
+    Each takes the pixel next to its middle. The first one of four, as nearest-neighbour interpolation takes it, would
+    shift every mask by 1.5 pixels against where bilinear upsampling draws it, which small instances do not survive.
+    """
+    middle = PROTOTYPE_STRIDE // 2
+    return index_map[:, middle::PROTOTYPE_STRIDE, middle::PROTOTYPE_STRIDE]
 
 
 def images_device(raw: dict[str, Any]) -> str:

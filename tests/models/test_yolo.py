@@ -1,5 +1,6 @@
 """The network is Ultralytics': same loss, same masks, and weights that load safely."""
 
+import copy
 import os
 from pathlib import Path
 from typing import Any
@@ -183,3 +184,40 @@ def test_weights_that_cannot_be_had_name_both_ways_out(monkeypatch: pytest.Monke
 
 def test_importing_the_network_leaves_torch_as_it_was() -> None:
     assert torch.save.__module__ == "torch.serialization"
+
+
+def test_mask_targets_are_centred_where_masks_are_drawn() -> None:
+    """A mask drawn from a perfect prototype lies on the instance: no systematic shift, whatever its position."""
+    from spineseg.models.yolo import mask_targets
+
+    shifts = []
+    for start in range(8, 24):
+        index_map = torch.zeros((1, 64, 64), dtype=torch.uint8)
+        index_map[:, start : start + 16, start : start + 16] = 1
+        prototype = mask_targets(index_map).float() * 2 - 1
+        drawn = torch.nn.functional.interpolate(prototype[None], (64, 64), mode="bilinear")[0, 0] > 0
+        centre = drawn.nonzero().float().mean(0)
+        shifts.append((centre - (start + 7.5)).tolist())
+    assert torch.tensor(shifts).mean(0).abs().max() <= 0.51
+
+
+def test_boxes_and_masks_are_decoded_in_float32_under_autocast(net: YOLOv8Seg) -> None:
+    """Far from the origin bfloat16 has steps of several pixels; decoded boxes must not."""
+    images = torch.rand(1, 3, 64, 1216, generator=torch.Generator().manual_seed(5))
+    net = copy.deepcopy(net).eval()
+    for branch in net.model.model[-1].cv2:
+        torch.nn.init.normal_(branch[-1].bias, std=3)  # boxes of an untrained head lie on round numbers
+    with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
+        raw = net.decode(images)
+        (found,) = suppress(raw, score=1e-9, limit=50)
+        drawn = draw(found, (64, 1216))
+    assert raw.boxes.dtype == found.coefficients.dtype == torch.float32
+    far = raw.boxes[raw.boxes > 600]
+    assert len(far) > 100 and (far != far.to(torch.bfloat16).float()).float().mean() > 0.9
+    with torch.no_grad():
+        (outputs, _), _ = net.model(images)
+    # What is left is the rounding inside the network, far below the step of 4 at pixel 600.
+    centre, size = outputs[0, :2].T, outputs[0, 2:4].T
+    expected = torch.cat([centre - size / 2, centre + size / 2], 1)
+    assert (raw.boxes[0] - expected).abs().median() < 0.2
+    assert drawn.masks.any()

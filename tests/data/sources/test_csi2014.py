@@ -163,7 +163,6 @@ def test_axes_and_oblique_affines_come_through(
     assert not examine(source, source.cases()[0]).report.fatal
 
 
-
 def test_one_odd_value_among_hundreds_is_named(make_csi: Callable[..., Path]) -> None:
     source = CSI2014(make_csi(1))
     values = np.array([0, 100, 200, 550, 1700], np.uint16)
