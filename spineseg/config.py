@@ -3,6 +3,7 @@
 Importing this module must stay cheap: `--help` of every program waits for it.
 """
 
+import errno
 import functools
 import os
 import sys
@@ -125,6 +126,12 @@ def _run_from_command_line(name: str, main: Callable[[DictConfig], None]) -> Non
         except SpinesegError as error:
             failures.append(str(error))
             _print_error(str(error))
+        except (OSError, MemoryError, RuntimeError) as error:
+            message = _machine_message(error)
+            if message is None:
+                raise
+            failures.append(message)
+            _print_error(message)
 
     try:
         _check_order(sys.argv[1:])
@@ -141,6 +148,22 @@ def _run_from_command_line(name: str, main: Callable[[DictConfig], None]) -> Non
         sys.exit(130)
     if failures:
         sys.exit(1)
+
+
+def _machine_message(error: BaseException) -> str | None:
+    """Say what the machine lacks; None for an error that is not the machine's."""
+    if isinstance(error, OSError):
+        lacks = {errno.ENOSPC: "the disk is full", errno.EDQUOT: "the disk quota is used up"}
+        lacks |= dict.fromkeys((errno.EROFS, errno.EACCES, errno.EPERM), "no right to write there")
+        reason = lacks.get(error.errno or 0)
+        return f"{error.filename or 'writing'}: {reason} ({error})" if reason else None
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        reason = str(error).splitlines()[0] if str(error) else "no more memory"
+        return f"out of memory ({reason}); lower data.batch_size or data.image_size, or the number of workers"
+    if "DataLoader worker" in str(error):
+        reason = str(error).splitlines()[0]
+        return f"{reason}; a loader process was killed, mostly for want of memory or /dev/shm: try data.workers=0"
+    return None
 
 
 def _print_error(message: str) -> None:

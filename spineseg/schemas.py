@@ -84,7 +84,6 @@ class TrainConfig:
     resume: str | None = None
     init_from: str | None = None
     score_splits: list[str] = field(default_factory=lambda: ["test"])
-    workers: int | None = None
 
 
 @dataclass

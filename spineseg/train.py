@@ -1,23 +1,26 @@
 """The program ``train``: raw scans in, a trained, tracked and scored run out."""
 
-import time
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, open_dict
 
 from spineseg.config import check, program
+from spineseg.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
-    from lightning.pytorch.loggers import Logger
+    import lightning
 
     from spineseg.data.datamodules import SliceDataModule
+    from spineseg.data.splits import Split
     from spineseg.runs import Run
-    from spineseg.trained import TrainedModel
 
 # What a resumed run may change: where it runs and what is scored after it, not what is trained.
 HARDWARE = ("accelerator", "devices", "num_nodes", "strategy", "precision", "enable_progress_bar")
-SHOWN = ("mask_map50_native", "mask_map50", "box_map50", "mask_map50_named", "dice", "dice_spine")
+SPLITS = ("train", "val", "test")
+# The value that chooses the best checkpoint, by the classes of the network (CONTRACTS).
+MONITORS = {"vertebra": "val/mask_map50", "levels": "val/mask_map50_named"}
 
 
 @program("train")
@@ -25,23 +28,49 @@ def main(cfg: DictConfig) -> None:
     """Fit, then predict and score the splits that are asked for."""
     from spineseg.runs import create_run, find_run, read_config
 
-    overrides = command_line_overrides()
+    overrides = command_line_overrides(cfg)
     if cfg.resume is not None:
         run = find_run(cfg.resume, Path(cfg.paths.runs))
         cfg = resumed_config(read_config(run), cfg, overrides)
-        check(cfg)
-        fit_and_score(cfg, run, resume=True)
+        check_train(cfg)
+        fit_and_score(cfg, run)
     else:
-        check(cfg)
+        check_train(cfg)
         # The data is looked at before a run folder exists: a missing set leaves nothing behind.
-        fit_and_score(cfg, None, resume=False, make_run=lambda: create_run(cfg, overrides))
+        fit_and_score(cfg, lambda: create_run(cfg, overrides))
 
 
-def command_line_overrides() -> list[str]:
-    """What stood on the command line; empty when the program was called from Python."""
+def command_line_overrides(cfg: DictConfig) -> list[str]:
+    """What stood on the command line; empty when the program was called from Python.
+
+    Raises:
+        ConfigError: a sweep of jobs of several processes each: the processes that Lightning starts repeat the command
+            line and would run the sweep again.
+    """
     from hydra.core.hydra_config import HydraConfig
+    from hydra.types import RunMode
 
-    return list(HydraConfig.get().overrides.task) if HydraConfig.initialized() else []
+    if not HydraConfig.initialized():
+        return []
+    several = str(cfg.trainer.get("devices", 1)) != "1" or "ddp" in str(cfg.trainer.get("strategy", ""))
+    if HydraConfig.get().mode == RunMode.MULTIRUN and several:
+        raise ConfigError(
+            f"-m with trainer.devices={cfg.trainer.devices}, trainer.strategy={cfg.trainer.strategy}: each process of "
+            "a job would run the whole sweep; start such jobs one by one, or sweep with trainer.devices=1"
+        )
+    return list(HydraConfig.get().overrides.task)
+
+
+def check_train(cfg: DictConfig) -> None:
+    """Check the configuration and settle what follows from it, before any file is read."""
+    if "checkpoints" in cfg.callbacks and cfg.callbacks.checkpoints is not None:
+        with open_dict(cfg):
+            if cfg.callbacks.checkpoints.monitor == "auto":
+                cfg.callbacks.checkpoints.monitor = MONITORS.get(str(cfg.data.get("classes")), "val/mask_map50")
+    check(cfg)
+    unknown = sorted(set(cfg.score_splits) - set(SPLITS))
+    if unknown:
+        raise ConfigError(f"score_splits: expected any of {', '.join(SPLITS)}, found {', '.join(unknown)}")
 
 
 def resumed_config(kept: DictConfig, given: DictConfig, overrides: list[str]) -> DictConfig:
@@ -55,18 +84,7 @@ def resumed_config(kept: DictConfig, given: DictConfig, overrides: list[str]) ->
     Raises:
         ConfigError: another override than hardware: the numbers would be of two configurations.
     """
-    from omegaconf import open_dict
-
-    from spineseg.errors import ConfigError
-
-    allowed = {
-        "resume",
-        "trainer",
-        "data.workers",
-        "paths.runs",
-        "score_splits",
-        *(f"trainer.{key}" for key in HARDWARE),
-    }
+    allowed = {"resume", "trainer", "data.workers", "paths.runs", "score_splits", *(f"trainer.{k}" for k in HARDWARE)}
     other = [each for each in overrides if each.lstrip("+~").partition("=")[0] not in allowed]
     if other:
         raise ConfigError(
@@ -86,40 +104,50 @@ def resumed_config(kept: DictConfig, given: DictConfig, overrides: list[str]) ->
     return kept
 
 
-def fit_and_score(cfg: DictConfig, run: "Run | None", *, resume: bool, make_run: Any = None) -> None:
-    """Train, predict, evaluate; the last lines printed are mAP50 and Dice."""
+def fit_and_score(cfg: DictConfig, run_or_maker: Any) -> None:
+    """Train, predict, evaluate; the last lines printed are mAP50 and Dice.
+
+    Args:
+        cfg: root configuration.
+        run_or_maker: the run to resume, or a function that makes a new one once the data has been looked at.
+    """
     # Heavy imports wait until the configuration is known to be right.
     import lightning
     from lightning.pytorch.loggers import Logger
 
     from spineseg.callbacks.panels import Panels
     from spineseg.checkpoints import read_checkpoint, steps_done
-    from spineseg.errors import DataError
     from spineseg.hardware import build_trainer
+    from spineseg.lineage import check_ancestor, check_same_data, facts
     from spineseg.provenance import write_provenance
-    from spineseg.runs import best_checkpoint, find_run
-    from spineseg.targets import build
+    from spineseg.runs import Run, best_checkpoint, find_run
+    from spineseg.scoring import score_split
+    from spineseg.targets import build, plain
     from spineseg.trained import build_datamodule, build_task, load_weights, trained_model
 
+    resumed = run_or_maker if isinstance(run_or_maker, Run) else None
     datamodule = build_datamodule(cfg)
     # Cheap questions first: are there files, can the weights be had; then the audit, which reads all of them.
     if not datamodule.source.download:
         datamodule.source.cases()
     # Weights of a new network are the only draw from the global generator.
     lightning.seed_everything(cfg.seed, verbose=False)
-    task = build_task(cfg, datamodule, pretrained=not resume)
+    task = build_task(cfg, datamodule, pretrained=resumed is None)
     split = datamodule.split()
-    if cfg.init_from is not None and not resume:
-        load_weights(task, best_checkpoint(find_run(cfg.init_from, Path(cfg.paths.runs))))
-    run = run or make_run()
-    assert run is not None
-    steps = None
-    if resume and not run.last.is_file():
-        raise DataError(f"{run.root}: no checkpoint to resume from; it ended before its first epoch: start it again")
-    if resume:
-        steps = steps_done(read_checkpoint(run.last))
+    if resumed is not None:
+        if not resumed.last.is_file():
+            raise DataError(
+                f"{resumed.root}: no checkpoint to resume from; it ended before its first epoch: start anew"
+            )
+        check_same_data(resumed, datamodule)
+        steps = steps_done(read_checkpoint(resumed.last))
+    elif cfg.init_from is not None:
+        ancestor = find_run(cfg.init_from, Path(cfg.paths.runs))
+        check_ancestor(ancestor, datamodule)
+        load_weights(task, best_checkpoint(ancestor))
+    run = resumed or run_or_maker()
     loggers = [
-        build(node, Logger, run_folder=run.root, resumed_step=steps)  # type: ignore[type-abstract]
+        build(node, Logger, run_folder=run.root, resumed_step=None if resumed is None else steps)  # type: ignore[type-abstract]
         for node in cfg.logger.values()
         if node is not None
     ]
@@ -128,147 +156,52 @@ def fit_and_score(cfg: DictConfig, run: "Run | None", *, resume: bool, make_run:
         if isinstance(callback, Panels):
             callback.simulated = datamodule.prepared.simulated
     trainer = build_trainer(cfg.trainer, logger=loggers, callbacks=callbacks, default_root_dir=str(run.root))
-    write_provenance(run, **facts(cfg, datamodule, task, trainer))
     if trainer.is_global_zero:
+        write_provenance(run, **facts(cfg, datamodule, task, trainer))
         announce(run, datamodule, split)
         for logger in loggers:
-            logger.log_hyperparams(_plain(cfg) | {"simulated": datamodule.prepared.simulated})
-    started = time.perf_counter()
-    trainer.fit(task, datamodule=datamodule, ckpt_path=run.last if resume else None, weights_only=True)
-    if trainer.interrupted:
-        raise KeyboardInterrupt
-    seconds = time.perf_counter() - started
+            logger.log_hyperparams(dict(plain(cfg)) | {"simulated": datamodule.prepared.simulated})
+    fit(trainer, task, datamodule, run, resume=resumed is not None)
     if trainer.world_size > 1:
         trainer.strategy.barrier()
         if not trainer.is_global_zero:
             return
-    write_provenance(run, fit_seconds=round(seconds, 1))
+    write_provenance(run, fit_seconds=round(task.fit_seconds, 1))
+    seconds = task.fit_seconds
     threshold = load_weights(task, best_checkpoint(run))
     model = trained_model(task, datamodule, threshold, simulated=datamodule.prepared.simulated)
     for name in cfg.score_splits:
-        score(cfg, run, model, datamodule, name, loggers, fit_seconds=seconds)
+        score_split(cfg, run, model, datamodule, name, loggers, fit_seconds=seconds)
     for logger in loggers:
         close = getattr(logger, "close", None)
         if close is not None:
             close()
 
 
-def facts(cfg: DictConfig, datamodule: "SliceDataModule", task: Any, trainer: Any) -> dict[str, Any]:
-    """What provenance.json cannot find out by itself."""
-    from spineseg.data.files import sha256_of_text
+def fit(trainer: "lightning.Trainer", task: Any, datamodule: Any, run: "Run", *, resume: bool) -> None:
+    """Fit; a run that is stopped ends with 143 (SIGTERM) or 130 (Ctrl-C) and says how to go on."""
+    from lightning.pytorch.utilities.exceptions import SIGTERMException
 
-    prepared = datamodule.prepared
-    return {
-        "seed": int(cfg.seed),
-        "fold": datamodule.fold,
-        "precision": str(trainer.precision),
-        "devices": trainer.num_devices * trainer.num_nodes,
-        "simulated": prepared.simulated,
-        "overfit": datamodule.overfit,
-        "data": prepared.root.name,
-        "data_hash": sha256_of_text((prepared.root / "cases.csv").read_text(encoding="utf-8")),
-        "split_hash": sha256_of_text((prepared.root / "splits.json").read_text(encoding="utf-8")),
-        "parameters": sum(parameter.numel() for parameter in task.net.parameters()),
-        "classes": list(task.classes),
-    }
+    try:
+        trainer.fit(task, datamodule=datamodule, ckpt_path=run.last if resume else None, weights_only=True)
+    except SystemExit as stop:
+        # Lightning ends the process with 0 or 1 here, which a scheduler would take for done or failed.
+        if run.last.is_file():
+            print(
+                f"stopped; go on from the last epoch with: python -m spineseg.train resume={run.root}", file=sys.stderr
+            )
+        sys.exit(143 if isinstance(stop, SIGTERMException) else 130)
 
 
-def announce(run: "Run", datamodule: "SliceDataModule", split: Any) -> None:
+def announce(run: "Run", datamodule: "SliceDataModule", split: "Split") -> None:
     """Say what is about to be trained on what."""
     prepared = datamodule.prepared
     kind = "simulated " if prepared.simulated else ""
-    counts = ", ".join(
-        f"{len(ids)} {name}" for name, ids in (("train", split.train), ("val", split.val), ("test", split.test))
-    )
+    counts = ", ".join(f"{len(getattr(split, name))} {name}" for name in SPLITS)
     print(f"run {run.root}")
     print(f"{kind}{prepared.root.name}: {len(prepared.cases)} cases ({counts}), {datamodule.channels} channels")
     if datamodule.overfit:
         print(f"OVERFIT CHECK: trained and validated on {datamodule.overfit} alone")
-
-
-def score(
-    cfg: DictConfig,
-    run: "Run",
-    model: "TrainedModel",
-    datamodule: "SliceDataModule",
-    split_name: str,
-    loggers: "list[Logger]",
-    *,
-    fit_seconds: float,
-) -> None:
-    """Predict a split with the best weights, evaluate it, write and print the results."""
-    from functools import partial
-
-    from spineseg.data.scans import Scan
-    from spineseg.errors import ConfigError, DataError
-    from spineseg.evaluate import Reference, evaluate_folder
-    from spineseg.predict import predict_scans
-    from spineseg.provenance import peak_memory
-    from spineseg.runs import write_results
-
-    split, prepared, source = datamodule.split(), datamodule.prepared, datamodule.source
-    if split_name not in ("train", "val", "test"):
-        raise ConfigError(f"score_splits: expected train, val or test, found {split_name}")
-    cases = [prepared.case(case_id) for case_id in getattr(split, split_name)]
-    if not cases:
-        print(f"{split_name}: no cases in this split, nothing to score")
-        return
-    started = time.perf_counter()
-    failures = predict_scans(
-        model,
-        [Scan(case.id, partial(source.read_image, case)) for case in cases],
-        run.predictions(split_name),
-        trainer=cfg.trainer,
-        provenance={"run": run.name, "split": split_name},
-    )
-    predict_seconds = time.perf_counter() - started
-    if failures:
-        listed = "\n  ".join(f"{case}: {reason}" for case, reason in failures.items())
-        raise DataError(f"{split_name}: {len(failures)} of {len(cases)} scans failed, so it is not scored:\n  {listed}")
-    references = [
-        Reference(case.id, case.subject, partial(source.read_labels, case), case.cut_levels, case.source)
-        for case in cases
-    ]
-    metrics = evaluate_folder(
-        references,
-        run.predictions(split_name),
-        run.evaluation(split_name),
-        edge=source.edge,
-        run=run.name,
-        split=split_name,
-        simulated=model.simulated,
-        seed=int(cfg.seed),
-        fold=datamodule.fold,
-    )
-    cost = {
-        "fit_seconds": round(fit_seconds, 1),
-        "predict_seconds_a_case": round(predict_seconds / len(cases), 2),
-        "parameters": sum(parameter.numel() for parameter in model.task.net.parameters()),
-        **peak_memory(),
-    }
-    write_results(run, {split_name: metrics}, simulated=model.simulated, cost=cost)
-    for logger in loggers:
-        log_summary = getattr(logger, "log_summary", None)
-        if log_summary is not None:
-            log_summary({f"{split_name}/{name}": entry["value"] for name, entry in metrics.items()})
-    print_scores(run, split_name, metrics, model, len(cases))
-
-
-def print_scores(run: "Run", split_name: str, metrics: dict[str, Any], model: "TrainedModel", cases: int) -> None:
-    """Print the headline numbers of a split."""
-    notes = ["simulated"] if model.simulated else []
-    notes += [f"overfit check on {model.overfit}"] if model.overfit else []
-    print(f"{split_name}: {cases} case{'s' * (cases != 1)}{', ' * bool(notes)}{', '.join(notes)} → {run.results}")
-    for name in SHOWN:
-        if name in metrics:
-            value = metrics[name]["value"]
-            print(f"  {name:<18} {'n/a' if value is None else format(value, '.4f')}")
-
-
-def _plain(cfg: DictConfig) -> dict[str, Any]:
-    from spineseg.targets import plain
-
-    return dict(plain(cfg))
 
 
 if __name__ == "__main__":

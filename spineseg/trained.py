@@ -96,6 +96,8 @@ def load_model(run: Run, checkpoint: Literal["best", "last"] = "best") -> Traine
         run: the run's folder.
         checkpoint: ``best`` (by its monitor) or ``last``.
     """
+    if checkpoint not in ("best", "last"):
+        raise ConfigError(f"checkpoint={checkpoint}: expected best or last")
     cfg = read_config(run)
     datamodule = build_datamodule(cfg)
     task = build_task(cfg, datamodule, pretrained=False)

@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -121,7 +122,7 @@ def test_predictions_lie_on_the_native_grid(trained: Path, scans: Path) -> None:
         assert found.shape == native.shape
         np.testing.assert_array_equal(found.affine, native.affine)
     folder = json.loads((run.predictions("test") / "predictions.json").read_text())
-    assert folder["complete"] and 0 <= folder["score_threshold"] <= 1
+    assert folder["complete"] and 0 <= (folder["score_threshold"] or 0) <= 1
 
 
 def test_a_loaded_model_predicts_what_the_run_predicted(trained: Path, scans: Path, tmp_path: Path) -> None:
@@ -196,7 +197,7 @@ def test_killed_and_resumed_equals_undisturbed(scans: Path, tmp_path: Path) -> N
     [
         ("data.split_file=nowhere.json", "nowhere.json"),
         ("data.overfit=case9", "unknown case case9"),
-        ("score_splits=[tests]", "tests"),
+        ("score_splits=[tests]", "score_splits: expected any of train, val, test, found tests"),
         ("data.image_size=[60,64]", "multiples of 32"),
     ],
 )
@@ -216,6 +217,52 @@ def test_a_resumed_run_keeps_its_configuration(trained: Path) -> None:
     assert changed.trainer.accelerator == "gpu" and changed.trainer.max_epochs == 2 and changed.data.workers == 0
     with pytest.raises(ConfigError, match=r"optim\.lr0=1"):
         resumed_config(kept, given, ["resume=x", "optim.lr0=1"])
+
+
+def test_weights_of_a_run_that_saw_the_test_subjects_are_refused(scans: Path, trained: Path) -> None:
+    run = find_run(trained / "runs" / "csi2014" / "yolo_csi")
+    with pytest.raises(DataError, match="was trained on folder:case3, which this run validates or tests on"):
+        train(scans, trained, f"init_from={run.root}", "data.overfit=case3")
+    train(scans, trained, f"init_from={run.root}", "trainer.max_epochs=1", "score_splits=[]", "run.name=child")
+
+
+def test_a_run_does_not_go_on_with_other_data(trained: Path, scans: Path, tmp_path: Path) -> None:
+    from spineseg.train import main
+
+    copy = tmp_path / "run"
+    shutil.copytree(find_run(trained / "runs" / "csi2014" / "yolo_csi").root, copy)
+    provenance = json.loads((copy / "provenance.json").read_text())
+    (copy / "provenance.json").write_text(json.dumps({**provenance, "split_hash": "0" * 64}))
+    with pytest.raises(DataError, match="the split has changed since this run began"):
+        main(compose("train", [f"resume={copy}"]))
+
+
+def test_the_best_checkpoint_follows_the_classes() -> None:
+    from spineseg.train import check_train
+
+    for classes, monitor in (("vertebra", "val/mask_map50"), ("levels", "val/mask_map50_named")):
+        cfg = compose("train", ["+experiment=yolo_csi", f"data.classes={classes}"])
+        check_train(cfg)
+        assert cfg.callbacks.checkpoints.monitor == cfg.callbacks.early_stopping.monitor == monitor
+
+
+def test_a_terminated_run_ends_with_143(scans: Path, tmp_path: Path) -> None:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    more = ["trainer.max_epochs=200", "score_splits=[]", "callbacks.panels=null", "logger.wandb.mode=disabled"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "spineseg.train", *arguments(scans, tmp_path, *more)],
+        env=environment,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    checkpoint = tmp_path / "runs" / "csi2014" / "yolo_csi" / "latest" / "checkpoints" / "last.ckpt"
+    deadline = time.monotonic() + 300
+    while not checkpoint.is_file() and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.1)
+    process.send_signal(signal.SIGTERM)
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 143
+    assert "go on from the last epoch with: python -m spineseg.train resume=" in errors
 
 
 def test_a_missing_set_leaves_no_run_behind(tmp_path: Path) -> None:

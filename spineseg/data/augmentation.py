@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Image = NDArray[np.float32]  # (Y, Z, C), windowed to 0..1
-LabelMap = NDArray[np.uint8]  # (Y, Z)
+LabelMap = NDArray[np.uint8] | NDArray[np.uint16]  # (Y, Z)
 Matrix = NDArray[np.float64]  # (3, 3), (z, y, 1) of the slice → (z, y, 1) of the network's image: cv2's order
 
 
@@ -144,4 +144,6 @@ def warp(image: Image, labels: LabelMap, matrix: Matrix, into_image: Image, into
             plane = np.ascontiguousarray(image[:, :, channel])
             cv2.warpAffine(plane, affine, size, drawn, flags=cv2.INTER_LINEAR, **flags)
             into_image[:, :, channel] = drawn
-    cv2.warpAffine(labels, affine, size, into_labels, flags=cv2.INTER_NEAREST, **flags)
+    # cv2 draws into an array of another type only on a copy.
+    same = labels if labels.dtype == into_labels.dtype else labels.astype(np.uint16)
+    cv2.warpAffine(same, affine, size, into_labels, flags=cv2.INTER_NEAREST, **flags)

@@ -12,6 +12,7 @@ from spineseg.data.augmentation import SliceAugmentation
 from spineseg.data.preparation import prepare_source
 from spineseg.data.prepared import Prepared, read_prepared
 from spineseg.data.slices import (
+    STRIDE,
     Classes,
     DrawSampler,
     SliceDataset,
@@ -58,7 +59,7 @@ class SliceDataModule(lightning.LightningDataModule):
         augmentation: SliceAugmentation,
         pixel_mm: float = 1.0,
         image_size: Sequence[int] = (640, 640),
-        window_hu: Sequence[float] = (-250.0, 1250.0),
+        window_hu: Sequence[float] = (-200.0, 1000.0),
         context: int = 1,
         classes: Classes = "vertebra",
         batch_size: int = 16,
@@ -78,6 +79,8 @@ class SliceDataModule(lightning.LightningDataModule):
             raise ConfigError(
                 f"expected data.image_size [Y, Z] and data.window_hu [low, high], found {image_size}, {window_hu}"
             )
+        if image_size[0] % STRIDE or image_size[1] % STRIDE:
+            raise ConfigError(f"data.image_size must be multiples of {STRIDE}, found {list(image_size)}")
         if classes not in ("vertebra", "levels"):
             raise ConfigError(f"data.classes must be vertebra or levels, found {classes}")
         self.source, self.prepared_root, self.augmentation = source, Path(prepared_root), augmentation

@@ -18,6 +18,8 @@ from spineseg.errors import ConfigError
 
 Classes = Literal["vertebra", "levels"]
 
+# Without a mosaic, ids are the levels themselves.
+_ALL = np.arange(256, dtype=np.uint8)
 STRIDE = 32  # the coarsest level of the detectors' feature pyramids
 
 
@@ -129,11 +131,9 @@ class SliceDataset(Dataset[SliceSample]):
         seed: int = 0,
         min_pixels: int = 4,
     ) -> None:
-        """Check that there is something to draw and that the sizes fit the network's stride."""
+        """Check that there is something to draw."""
         if not refs:
             raise ConfigError("no slices to draw from: the split's cases hold no vertebra, or the split is empty")
-        if size is not None and (size[0] % STRIDE or size[1] % STRIDE):
-            raise ConfigError(f"data.image_size must be multiples of {STRIDE}, found {list(size)}")
         if augmentation is not None and size is None:
             raise ConfigError("augmented slices need data.image_size")
         self.cases, self.refs, self.reader = cases, tuple(refs), reader
@@ -170,7 +170,9 @@ class SliceDataset(Dataset[SliceSample]):
         image, labels = self._read(ref)
         pad = [(0, -side % STRIDE) for side in labels.shape]
         image = np.pad(image, [*pad, (0, 0)])
-        return self._sample(image, np.pad(labels, pad), ref)
+        padded = np.zeros(image.shape[:2], np.uint8)
+        padded[: labels.shape[0], : labels.shape[1]] = labels
+        return self._sample(image, padded, _ALL, ref)
 
     def _single(self, ref: SliceRef, rng: np.random.Generator) -> SliceSample:
         assert self.augmentation is not None and self.size is not None
@@ -178,30 +180,34 @@ class SliceDataset(Dataset[SliceSample]):
         matrix = self.augmentation.single(_shape(labels), self.size, rng)
         canvas, drawn = self._canvas()
         warp(image, labels, matrix, canvas, drawn)
-        return self._sample(self.augmentation.intensity(canvas, rng), drawn, ref)
+        return self._sample(self.augmentation.intensity(canvas, rng), drawn, _ALL, ref)
 
     def _mosaic(self, refs: Sequence[SliceRef], rng: np.random.Generator) -> SliceSample:
         assert self.augmentation is not None and self.size is not None
         tiles = [self._read(ref) for ref in refs]
         plan = self.augmentation.mosaic_of([_shape(labels) for _, labels in tiles], self.size, rng)
         canvas, drawn = self._canvas()
-        for number, ((image, labels), (matrix, (y0, y1, z0, z1))) in enumerate(zip(tiles, plan, strict=True)):
+        levels = [np.zeros(1, np.uint8)]
+        for (image, labels), (matrix, (y0, y1, z0, z1)) in zip(tiles, plan, strict=True):
             if y1 - y0 < 2 or z1 - z0 < 2:
                 continue
             offset = np.eye(3)
             offset[:2, 2] = z0, y0
-            # Four tiles can hold the same level: each gets its own range of ids (levels go to 28).
-            labels = np.where(labels, labels + 32 * number, 0).astype(np.uint8)
+            # Tiles can hold the same level: each gets ids of its own, whose levels are remembered.
+            present = np.flatnonzero(np.bincount(labels.ravel(), minlength=256)[1:]) + 1
+            ids = np.zeros(256, np.uint16)
+            ids[present] = sum(map(len, levels)) + np.arange(len(present))
+            levels.append(present.astype(np.uint8))
             part = np.ascontiguousarray(image[y0:y1, z0:z1])
-            warp(part, np.ascontiguousarray(labels[y0:y1, z0:z1]), matrix @ offset, canvas, drawn)
-        return self._sample(self.augmentation.intensity(canvas, rng), drawn, refs[0])
+            warp(part, ids[labels[y0:y1, z0:z1]], matrix @ offset, canvas, drawn)
+        return self._sample(self.augmentation.intensity(canvas, rng), drawn, np.concatenate(levels), refs[0])
 
     def _canvas(self) -> tuple[Image, LabelMap]:
         assert self.size is not None
-        return np.zeros((*self.size, self.reader.channels), np.float32), np.zeros(self.size, np.uint8)
+        return np.zeros((*self.size, self.reader.channels), np.float32), np.zeros(self.size, np.uint16)
 
-    def _sample(self, image: Image, labels: LabelMap, ref: SliceRef) -> SliceSample:
-        index_map, classes, boxes = instance_targets(labels, self.reader, self.min_pixels)
+    def _sample(self, image: Image, ids: LabelMap, levels: NDArray[np.uint8], ref: SliceRef) -> SliceSample:
+        index_map, classes, boxes = instance_targets(ids, levels, self.reader, self.min_pixels)
         return SliceSample(
             image=torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1))),
             index_map=torch.from_numpy(index_map),
@@ -212,26 +218,32 @@ class SliceDataset(Dataset[SliceSample]):
 
 
 def instance_targets(
-    labels: LabelMap, reader: SliceReader, min_pixels: int
-) -> tuple[LabelMap, NDArray[np.float32], NDArray[np.float32]]:
-    """Instances of a label map (H, W): index map, classes (N,) and boxes (N, 4) as in ``SliceSample``.
+    ids: LabelMap, levels: NDArray[np.uint8], reader: SliceReader, min_pixels: int
+) -> tuple[NDArray[np.uint8], NDArray[np.float32], NDArray[np.float32]]:
+    """Instances of a map of ids (H, W): index map, classes (N,) and boxes (N, 4) as in ``SliceSample``.
 
-    One instance is all pixels of one id, several parts and holes included; ids are levels, plus 32 for each further
-    tile of a mosaic.
+    One instance is all pixels of one id, several parts and holes included.
+
+    Args:
+        ids: 0 is background.
+        levels: the level that each id stands for.
+        reader: which levels are classes.
+        min_pixels: smaller instances become background, and so does what an index map of 8 bits cannot number.
     """
-    counts = np.bincount(labels.ravel(), minlength=1)
+    counts = np.bincount(ids.ravel(), minlength=1)
     lookup = np.zeros(max(len(counts), 1), np.uint8)
-    classes, boxes = [], []
+    classes: list[int] = []
+    boxes: list[tuple[int, int, int, int]] = []
     for value in np.flatnonzero(counts >= max(min_pixels, 1)):
-        of = reader.class_of(int(value) % 32) if value else None
-        if of is None:
+        of = reader.class_of(int(levels[value])) if value else None
+        if of is None or len(classes) == 255:
             continue
-        mask = labels == value
+        mask = ids == value
         rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
         boxes.append((columns[0], rows[0], columns[-1] + 1, rows[-1] + 1))
         classes.append(of)
         lookup[value] = len(classes)
-    return lookup[labels], np.array(classes, np.float32), np.array(boxes, np.float32).reshape(-1, 4)
+    return lookup[ids], np.array(classes, np.float32), np.array(boxes, np.float32).reshape(-1, 4)
 
 
 def collate(samples: Sequence[SliceSample]) -> SliceBatch:

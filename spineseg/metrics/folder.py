@@ -15,7 +15,7 @@ from spineseg.metrics.detection import DEFAULT_SCORE_THRESHOLD
 from spineseg.metrics.detections_table import write_detections
 from spineseg.metrics.edges import EdgeDecision, EdgePolicy
 from spineseg.metrics.intervals import BOOTSTRAP_SUBJECTS, LEAST_SUBJECTS, RESAMPLES
-from spineseg.metrics.pooling import LEAST_SUBJECTS_PER_LEVEL
+from spineseg.metrics.means import LEAST_SUBJECTS_PER_LEVEL
 from spineseg.metrics.references import Reference
 from spineseg.metrics.summary import Results, SplitScores, dice_tables, named_level_list, summarise
 from spineseg.predictions.store import PredictionFolder, open_predictions

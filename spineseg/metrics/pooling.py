@@ -2,7 +2,8 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import cast
+from functools import cached_property
+from typing import Final, cast
 
 import numpy as np
 import pandas as pd
@@ -12,9 +13,12 @@ from spineseg.metrics.detection import RECALL_POINTS, average_precision_constant
 from spineseg.metrics.detections_table import REFERENCE, DetectionSet, Shape, state_columns
 from spineseg.metrics.intervals import Statistic
 from spineseg.metrics.matching import FALSE_POSITIVE, IOU_THRESHOLDS, TRUE_POSITIVE
+from spineseg.metrics.means import LEAST_SUBJECTS_PER_LEVEL
 
 Floats = NDArray[np.float64]
-LEAST_SUBJECTS_PER_LEVEL = 3
+# True and false positives (R, n) by subject up to each place of a ranking.
+_Runs = tuple[NDArray[np.float32], NDArray[np.float32]]
+_TABLE: Final = 1 << 15
 
 
 def subjects_of(table: pd.DataFrame) -> tuple[str, ...]:
@@ -106,39 +110,36 @@ class ApPool:
         """AP (B, 10), mean over the classes, when subject i counts ``weights[b, i]`` times; NaN without references."""
         if not self.classes:
             return np.full((len(weights), len(IOU_THRESHOLDS)), np.nan)
-        each: Floats = np.stack([self._class_values(*parts, weights) for parts in self.classes])
+        each: Floats = np.stack(
+            [
+                self._class_values(ranked, total, weights)
+                for ranked, (_, _, total) in zip(self._ranked, self.classes, strict=True)
+            ]
+        )
         known = np.isfinite(each)
         total: Floats = np.where(known, each, 0).sum(axis=0)
         return cast(
             Floats, np.divide(total, known.sum(axis=0), out=np.full_like(total, np.nan), where=known.any(axis=0))
         )
 
-    def _class_values(
-        self, subject: NDArray[np.int64], states: NDArray[np.int8], total: Floats, weights: Floats
-    ) -> Floats:
+    @cached_property
+    def _ranked(self) -> tuple[tuple[_Runs, ...], ...]:
+        """Runs of each class at each IoU threshold; made once, for all draws."""
+        return tuple(tuple(_runs(subject, row, self.n) for row in states) for subject, states, _ in self.classes)
+
+    def _class_values(self, ranked: Sequence[_Runs], total: Floats, weights: Floats) -> Floats:
         n_reference = weights @ total
-        found = np.empty((len(weights), len(states)))
-        for t, row in enumerate(states):
-            # Precision falls between true positives, so its envelope needs their places only. What stands before each
-            # of them, counted by subject, turns any weights into one product of matrices.
-            places = np.flatnonzero(row == TRUE_POSITIVE)
-            others = np.flatnonzero(row == FALSE_POSITIVE)
-            hits = self._running(np.arange(len(places)), subject[places], len(places))
-            misses = self._running(np.searchsorted(places, others), subject[others], len(places))
-            for start in range(0, len(weights), 64):
-                part = weights[start : start + 64].astype(np.float32)
-                found[start : start + 64, t] = _precision_means(
-                    (part @ hits.T).astype(np.float64),
-                    (part @ misses.T).astype(np.float64),
-                    n_reference[start : start + 64],
+        found = np.zeros((len(weights), len(ranked)))
+        for t, (hits, misses) in enumerate(ranked):
+            # So many draws at once that their tables stay in the processor's cache.
+            step = max(1, _TABLE // max(1, len(hits)))
+            for start in range(0, len(weights), step):
+                part = weights[start : start + step].astype(np.float32)
+                found[start : start + step, t] = _precision_means(
+                    part @ hits.T, part @ misses.T, n_reference[start : start + step]
                 )
         found[n_reference <= 0] = np.nan
         return found
-
-    def _running(self, place: NDArray[np.int64], subject: NDArray[np.int64], count: int) -> NDArray[np.float32]:
-        """Detections (count, n) of each subject that stand at or before each place."""
-        at = np.bincount(place * self.n + subject, minlength=(count + 1) * self.n).reshape(-1, self.n)
-        return np.cumsum(at[:count], axis=0).astype(np.float32)
 
     def statistic(self, *, threshold: int | None) -> Statistic:
         """AP at one IoU threshold by its number, or the mean over all ten (None), as a statistic of subjects."""
@@ -168,13 +169,40 @@ def counts_by_subject(table: pd.DataFrame, subjects: Sequence[str]) -> Floats:
     return np.stack([part.to_numpy(np.float64) for part in (true, false, missed, iou)], axis=1)
 
 
-def _precision_means(hits: Floats, misses: Floats, n_reference: Floats) -> Floats:
-    """Mean (B,) of the precision envelope at the recall points, from hits and misses (B, K) at the true positives."""
-    precision = hits / (hits + misses + np.spacing(1))
+def _runs(subject: NDArray[np.int64], row: NDArray[np.int8], n: int) -> _Runs:
+    """True and false positives (R, n) of each subject up to the end of each run of true positives.
+
+    Precision rises within a run and falls between runs: the envelope needs the ends of runs only, and what stands
+    before each, counted by subject, turns any weights of subjects into one product of matrices.
+
+    Args:
+        subject: (N,) of the detections by falling score.
+        row: (N,) their states at one IoU threshold.
+        n: subjects.
+    """
+    relevant = np.flatnonzero((row == TRUE_POSITIVE) | (row == FALSE_POSITIVE))
+    true = row[relevant] == TRUE_POSITIVE
+    ends = true & np.append(~true[1:], np.ones(min(1, len(true)), bool))
+    count = int(ends.sum())
+    # What follows the last run matters to no recall that is reached.
+    place = (np.cumsum(ends) - ends) * n + subject[relevant]
+
+    def running(which: NDArray[np.bool_]) -> NDArray[np.float32]:
+        at = np.bincount(place[which], minlength=(count + 1) * n).reshape(-1, n)
+        return np.cumsum(at[:count], axis=0).astype(np.float32)
+
+    return running(true), running(~true)
+
+
+def _precision_means(hits: NDArray[np.float32], misses: NDArray[np.float32], n_reference: Floats) -> Floats:
+    """Mean (B,) of the precision envelope at the recall points, from hits and misses (B, R) at the ends of runs."""
+    if not hits.shape[1]:
+        return np.zeros(len(hits))
+    exact = hits.astype(np.float64)
+    precision = exact / (exact + misses + np.spacing(1))
     envelope = np.maximum.accumulate(precision[:, ::-1], axis=1)[:, ::-1]
-    means = np.zeros(len(hits))
-    for b in range(len(hits)):
-        if n_reference[b] > 0:
-            places = np.searchsorted(hits[b] / n_reference[b], RECALL_POINTS, side="left")
-            means[b] = envelope[b][places[places < hits.shape[1]]].sum() / len(RECALL_POINTS)
-    return means
+    # How many recall points each end of a run has reached; those new to it take its envelope.
+    recall = exact / np.maximum(n_reference, 1)[:, None]
+    reached = np.searchsorted(RECALL_POINTS, recall, side="right")
+    new = np.diff(reached, axis=1, prepend=0)
+    return cast(Floats, np.einsum("br,br->b", envelope, new) / len(RECALL_POINTS))

@@ -85,7 +85,7 @@ def score_slices(
             s = g.take([]) if s is None else s.take(np.argsort(-s.scores, kind="stable")[:MAX_DETECTIONS])
             if which == "exclusive" and slice_kind == "detections":
                 s = exclusive(s, score_threshold, named=kind == "levels")
-            parts.append(_judge(s, g, prediction, edge, numbered=numbered, named=kind == "levels"))
+            parts.append(_judge(s, g, prediction, edge, numbered=numbered))
         suppress = which == "native" and slice_kind == "detections"
         table = _match(parts, truth, edge, pixel_mm2, named=named, suppress=suppress)
         table.insert(0, "set", which)
@@ -125,16 +125,16 @@ def _judge(
     edge: EdgeDecision,
     *,
     numbered: bool,
-    named: bool,
 ) -> _Detections:
     """Apply the field-of-view decision to the detections of a slice."""
     if numbered:
         gone = np.isin(s.levels, edge.dropped)
         loose = np.zeros(len(s), bool)
     else:
-        owner = _owners(s, prediction) if edge.dropped or (named and edge.range_mm) else np.zeros(len(s), np.int64)
+        # What belongs to an object shares its decision: only what belongs to none is judged by its own place.
+        owner = _owners(s, prediction) if edge.dropped or edge.range_mm else np.zeros(len(s), np.int64)
         gone = np.isin(owner, edge.dropped) & (owner > 0)
-        loose = _beyond(s, prediction, edge) & ((owner == 0) | (not named))
+        loose = _beyond(s, prediction, edge) & (owner == 0)
         if loose.any():
             # "Unmatched" is one decision for all IoUs: a detection on a counted reference is none of the edge's.
             counted = truth.take(np.isin(truth.levels, edge.levels))

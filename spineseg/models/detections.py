@@ -9,11 +9,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torchvision.ops import batched_nms
 
+from spineseg.metrics.matching import MAX_DETECTIONS
 from spineseg.models.yolo import RawDetections
+from spineseg.predictions.instances import NMS_IOU
 
 SCORE_FLOOR = 0.001  # PROTOCOL 5.7: detectors as they are
-NMS_IOU = 0.7
-MAX_DETECTIONS = 100  # a slice
 # Boxes that enter the suppression: an untrained head passes all anchors, and their pairs would fill the memory.
 MAX_CANDIDATES = 3000
 

@@ -30,7 +30,6 @@ from ultralytics.utils.loss import v8SegmentationLoss  # noqa: E402
 torch.set_num_threads(_threads)
 torch.save = _save
 
-STRIDE = 32  # sides of the input must be multiples of the coarsest level's stride
 PROTOTYPE_STRIDE = 4
 
 

@@ -21,7 +21,7 @@ def slice_labels(
     """Cut a label map into the instances of its sagittal slices.
 
     An instance is all pixels of one value in one slice; its ``levels`` entry is that value (for a one-class map the
-    vertebra's number; see ``unnamed``). The score is 1, or the mean of ``probability`` over the pixels.
+    vertebra's number). The score is 1, or the mean of ``probability`` over the pixels.
 
     Args:
         labels: (X, Y, Z) in the canonical frame, 0 = background.

@@ -1,5 +1,6 @@
 """The task of finding vertebrae as instances in sagittal slices."""
 
+import time
 from typing import Any
 
 import lightning
@@ -9,6 +10,7 @@ from torch import Tensor
 
 from spineseg.data.scans import ScanBatch
 from spineseg.data.slices import SliceBatch
+from spineseg.errors import DataError
 from spineseg.models.detections import Detections, SliceDetections, draw, draw_on, suppress
 from spineseg.models.yolo import InstanceTargets, YOLOv8Seg
 from spineseg.predictions.instances import SliceInstances
@@ -46,14 +48,21 @@ class InstanceSegmentation2D(lightning.LightningModule):
         self.score_threshold: float | None = None
         self._summed = 0
         self._gradients: dict[str, Tensor] = {}
+        self._earlier_seconds, self._started = 0.0, time.perf_counter()
         self._monitored: list[MonitoredSlice] = []
 
     def forward(self, images: Tensor) -> list[Detections]:
         """Detections of images (B, C, Y, Z), drawn at their pixels."""
         return self.detect(images)
 
+    @property
+    def fit_seconds(self) -> float:
+        """Time of the fit so far, over all resumes, up to the last checkpoint of each."""
+        return self._earlier_seconds + time.perf_counter() - self._started
+
     def on_train_start(self) -> None:
         """Put gradients back that were summed, but not yet used, when the checkpoint was written."""
+        self._started = time.perf_counter()
         for name, parameter in self.net.named_parameters():
             if name in self._gradients:
                 parameter.grad = self._gradients[name].to(parameter)
@@ -71,6 +80,7 @@ class InstanceSegmentation2D(lightning.LightningModule):
         )
         self.optimization.apply(optimizer.optimizer, rates, momentum)  # type: ignore[union-attr]  # one optimiser
         loss, parts = self._loss(self.net(self._formatted(batch["images"])), batch)
+        self._check_finite(loss, batch)
         # The gradient of all processes' slices summed, not averaged, as on one device.
         self.manual_backward(loss * self.trainer.world_size)
         self._summed += 1
@@ -112,7 +122,7 @@ class InstanceSegmentation2D(lightning.LightningModule):
             torch.distributed.all_gather_object(gathered, slices)
             slices = [item for part in gathered for item in part]
         values = monitors(slices, num_classes=len(self.classes))
-        self.score_threshold = values["score_threshold"]
+        self.score_threshold = values.get("score_threshold")
         shown = {"mask_map50", "mask_map50_named", "dice"}
         for name, value in values.items():
             # Every process holds the same value, so nothing is left to reduce.
@@ -137,6 +147,7 @@ class InstanceSegmentation2D(lightning.LightningModule):
         """Keep what the next batch depends on beside the weights: the summed gradients, and the score threshold."""
         checkpoint["spineseg"] = {
             "score_threshold": self.score_threshold,
+            "seconds": self.fit_seconds,
             "summed": self._summed,
             "gradients": {
                 name: parameter.grad.detach().clone()
@@ -149,6 +160,7 @@ class InstanceSegmentation2D(lightning.LightningModule):
         """Take back what ``on_save_checkpoint`` kept."""
         kept = checkpoint.get("spineseg", {})
         self.score_threshold = kept.get("score_threshold")
+        self._earlier_seconds = kept.get("seconds", 0.0)
         self._summed = kept.get("summed", 0)
         self._gradients = kept.get("gradients", {})
 
@@ -180,6 +192,23 @@ class InstanceSegmentation2D(lightning.LightningModule):
             classes=self.levels,
         )
         return instances.take(whole)
+
+    def _check_finite(self, loss: Tensor, batch: SliceBatch) -> None:
+        """Stop at a loss that is not a number, before such weights are averaged or saved.
+
+        On a GPU only where values are logged anyway, since asking waits for the device; with a gradient scaler not at
+        all, since it skips such steps itself.
+        """
+        if self.trainer.precision == "16-mixed":
+            return
+        if loss.device.type != "cpu" and self.trainer.global_step % (self.trainer.log_every_n_steps or 1):  # type: ignore[attr-defined]
+            return
+        if not bool(torch.isfinite(loss)):
+            slices = ", ".join(f"{ref.case} x={ref.x}" for ref in batch["refs"])
+            raise DataError(
+                f"epoch {self.current_epoch}: the loss is {float(loss)}; the slices of the batch: {slices}. "
+                "Lower optim.lr0, or use trainer.precision=32; the checkpoint before is whole"
+            )
 
     def _loss(self, raw: dict[str, Any], batch: SliceBatch) -> tuple[Tensor, dict[str, Tensor]]:
         targets = InstanceTargets(

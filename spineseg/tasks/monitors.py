@@ -60,7 +60,9 @@ def monitor_slice(
     count = len(classes)
     truth = torch.nn.functional.one_hot(index_map.long().flatten(), count + 1)[:, 1:].float()  # (Y Z, G)
     masks = found.masks.flatten(1).float()  # (D, Y Z)
-    shared = masks @ truth
+    # Under autocast the product would be rounded to 8 bits: pixel counts need all of float32's.
+    with torch.autocast(masks.device.type, enabled=False):
+        shared = masks @ truth
     union = masks.sum(1)[:, None] + truth.sum(0)[None, :] - shared
     mask_iou = (shared / union.clamp(min=1)).cpu().double().numpy()
     box_iou = _box_iou(found.boxes, boxes).cpu().double().numpy()
@@ -90,12 +92,12 @@ def monitors(slices: Sequence[MonitoredSlice], *, num_classes: int) -> dict[str,
     """Pool the slices: mAP50 and mAP50-95 of masks and boxes, Dice, and the score with the best F1.
 
     A slice that two processes saw counts once. Without a reference instance every mAP is 0, so that a checkpoint is
-    never chosen by NaN.
+    never chosen by NaN. ``score_threshold`` is left out where nothing was found that it could be chosen by.
     """
     ordered = sorted({item.key: item for item in slices}.values(), key=lambda item: item.key)
     total = sum(len(item.references) for item in ordered)
     if not total:
-        return {"mask_map50": 0.0, "box_map50": 0.0, "mask_map50_95": 0.0, "dice": 0.0, "score_threshold": 0.25}
+        return {"mask_map50": 0.0, "box_map50": 0.0, "mask_map50_95": 0.0, "box_map50_95": 0.0, "dice": 0.0}
     scores = np.concatenate([item.scores[item.agnostic] for item in ordered])
     masks = np.concatenate([item.masks for item in ordered], axis=1)
     boxes = np.concatenate([item.boxes for item in ordered], axis=1)
@@ -107,8 +109,10 @@ def monitors(slices: Sequence[MonitoredSlice], *, num_classes: int) -> dict[str,
         "mask_map50_95": float(mask_ap.mean()),
         "box_map50_95": float(box_ap.mean()),
         "dice": float(2 * shared / max(predicted + reference, 1)),
-        "score_threshold": f1_threshold(scores, masks[0], total)[0],
     }
+    threshold, best_f1 = f1_threshold(scores, masks[0], total)
+    if best_f1 > 0:
+        values["score_threshold"] = threshold
     if num_classes > 1:
         counts = np.bincount(np.concatenate([item.references for item in ordered]), minlength=num_classes)
         named = average_precision_by_class(

@@ -82,3 +82,16 @@ def test_nothing_to_find_and_nothing_found() -> None:
     assert monitors([monitored(("a", 0), [], [], none)], num_classes=1)["mask_map50"] == 0
     assert monitors([monitored(("a", 0), TWO, [0, 0], none)], num_classes=1)["mask_map50"] == 0
     assert monitors([], num_classes=1)["dice"] == 0
+    assert "score_threshold" not in monitors([monitored(("a", 0), TWO, [0, 0], none)], num_classes=1)
+
+
+def test_pixel_counts_are_exact_under_autocast() -> None:
+    truth = torch.zeros((64, 64), dtype=torch.uint8)
+    truth[:37, :41] = 1
+    masks = truth[None] > 0
+    masks[0, 0, 0] = False
+    boxes = torch.tensor([[0.0, 0, 37, 41]])
+    found_one = Detections(boxes, torch.tensor([0.9]), torch.tensor([0]), masks)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        item = monitor_slice(("a", 0), found_one, truth, torch.tensor([0.0]), boxes)
+    assert item.masks[:, 0].tolist() == [1] * 10 and item.overlap == (1516, 1516, 1517)
