@@ -26,7 +26,7 @@ def main(cfg: "DictConfig") -> None:
     # numexpr announces its threads when pandas finds it.
     logging.getLogger("numexpr").setLevel(logging.WARNING)
     from spineseg.metrics.folder import evaluate_folder
-    from spineseg.metrics.references import find_references, is_simulated
+    from spineseg.metrics.references import default_edge, find_references, is_simulated
     from spineseg.predictions.store import open_predictions
 
     where, predictions = Path(cfg.reference), Path(cfg.prediction)
@@ -35,12 +35,13 @@ def main(cfg: "DictConfig") -> None:
         convention_name=cfg.reference_convention,
         subjects=None if cfg.subjects is None else Path(cfg.subjects),
     )
+    edge = cfg.edge or default_edge(where)
     provenance = open_predictions(predictions).provenance
     results = evaluate_folder(
         references,
         predictions,
         Path(cfg.output),
-        edge=cfg.edge,
+        edge=edge,
         run=str(provenance.get("run", predictions.name)),
         split=str(provenance.get("split", "")),
         simulated=bool(provenance.get("simulated", False)) or is_simulated(where),
@@ -48,7 +49,7 @@ def main(cfg: "DictConfig") -> None:
     )
     for name, entry in results.items():
         print(f"{name:24} {_shown(entry)}")
-    print(f"{len(references)} cases, written to {cfg.output}")
+    print(f"{len(references)} cases, edge={edge}, written to {cfg.output}")
 
 
 def __getattr__(name: str) -> Any:

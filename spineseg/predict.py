@@ -27,7 +27,7 @@ def main(cfg: DictConfig) -> None:
     check(cfg)
     run = find_run(cfg.run, Path(cfg.paths.runs))
     model = load_model(run, cfg.checkpoint)
-    scans = find_scans(Path(cfg.input))
+    scans = find_scans(Path(cfg.input), hu_offset=cfg.hu_offset, source_offset=model.hu_offset)
     failures = predict_scans(
         model,
         scans,
@@ -35,7 +35,7 @@ def main(cfg: DictConfig) -> None:
         trainer=cfg.trainer,
         convention=cfg.convention,
         outputs=tuple(cfg.outputs),
-        provenance={"run": run.name},
+        provenance={"run": run.name, "checkpoint": cfg.checkpoint},
     )
     print(f"{len(scans) - len(failures)} of {len(scans)} scans predicted in {cfg.output}")
     if failures:
@@ -43,23 +43,49 @@ def main(cfg: DictConfig) -> None:
         raise DataError(f"{len(failures)} of {len(scans)} scans failed:\n  {listed}")
 
 
-def find_scans(where: Path) -> list["Scan"]:
-    """A volume, or all volumes of a folder, as scans in HU; the case's id is the file's name, or its folder's.
+def find_scans(where: Path, *, hu_offset: float | None = None, source_offset: float = 0) -> list["Scan"]:
+    """A volume, all volumes of a folder, or a prepared source's cases, as scans in HU.
+
+    The case's id is the file's name, or its folder's. In a folder, files named as masks are left out, with a note.
+
+    Args:
+        where: a file, a folder, or the ``cases.csv`` that ``prepare`` wrote.
+        hu_offset: of plain files, see ``read_scan``; a prepared source knows its own.
+        source_offset: that of the data the network was trained on.
 
     Raises:
         DataError: there is none, or two have the same id.
+        ConfigError: ``hu_offset`` for a prepared source.
     """
     from functools import partial
 
-    from spineseg.data.scans import Scan
-    from spineseg.errors import DataError
-    from spineseg.volumes import is_volume, read_volume, stem
+    from spineseg.data.prepared import read_prepared
+    from spineseg.data.scans import Scan, read_scan
+    from spineseg.errors import ConfigError, DataError
+    from spineseg.volumes import is_volume, stem
 
+    if where.name == "cases.csv" or (where / "cases.csv").is_file():
+        if hu_offset is not None:
+            raise ConfigError(
+                f"hu_offset={hu_offset:g}: {where} is a prepared source, which knows its own; leave it out"
+            )
+        prepared = read_prepared(where if where.is_dir() else where.parent)
+        source = prepared.open_source()
+        return [Scan(case.id, partial(source.read_image, case)) for case in prepared.cases]
+    read = partial(read_scan, hu_offset=hu_offset, source_offset=source_offset)
     if where.is_file():
-        return [Scan(stem(where), partial(read_volume, where))]
-    found = sorted(path for path in where.rglob("*") if is_volume(path)) if where.is_dir() else []
+        return [Scan(stem(where), partial(read, where))]
+    every = [p for p in where.rglob("*") if is_volume(p) and not p.name.startswith(".")] if where.is_dir() else []
+    masks = sorted(path for path in every if _is_mask(path))
+    found = sorted(set(every) - set(masks))
     if not found:
-        raise DataError(f"{where}: no volume there; expected a NIfTI, MetaImage or NRRD file, or a folder of them")
+        only = f" but what is named as masks are ({masks[0].name}, …)" if masks else ""
+        raise DataError(
+            f"{where}: no volume there{only}; expected a NIfTI, MetaImage or NRRD file, or a folder of them"
+        )
+    if masks:
+        listed = ", ".join(str(path.relative_to(where)) for path in masks[:5]) + (", …" if len(masks) > 5 else "")
+        print(f"note: {len(masks)} files are named as masks and were left out: {listed}")
     names = [stem(path) for path in found]
     # Folders of one scan each (sub-01/ct.nii.gz) are told apart by the folder.
     if len(set(names)) < len(names):
@@ -67,7 +93,15 @@ def find_scans(where: Path) -> list["Scan"]:
     if len(set(names)) < len(names):
         twice = sorted({name for name in names if names.count(name) > 1})
         raise DataError(f"{where}: two volumes would be called {', '.join(twice)}; predict them one by one")
-    return [Scan(name, partial(read_volume, path)) for name, path in zip(names, found, strict=True)]
+    return [Scan(name, partial(read, path)) for name, path in zip(names, found, strict=True)]
+
+
+def _is_mask(path: Path) -> bool:
+    from spineseg.data.sources.folder import MASK_NAMES, MASK_SUFFIXES
+    from spineseg.volumes import stem
+
+    name = stem(path).lower()
+    return name in MASK_NAMES or name.endswith((*MASK_SUFFIXES, "_msk"))
 
 
 def predict_scans(
@@ -104,15 +138,14 @@ def predict_scans(
     from spineseg.metrics.detection import DEFAULT_SCORE_THRESHOLD
     from spineseg.predictions.store import PredictionWriter
 
-    threshold = 0.25 if model.score_threshold is None else model.score_threshold
+    if "nifti" not in outputs or set(outputs) - set(OUTPUTS):
+        raise ConfigError(f"outputs={list(outputs)}: expected nifti, and json or png if wanted")
     writer = PredictionWriter(
         output,
         provenance={**provenance, "simulated": model.simulated, "overfit": model.overfit},
         score_threshold=model.score_threshold,
         label_convention=convention,
     )
-    if "nifti" not in outputs or set(outputs) - set(OUTPUTS):
-        raise ConfigError(f"outputs={list(outputs)}: expected nifti, and json or png if wanted")
     threshold = DEFAULT_SCORE_THRESHOLD if model.score_threshold is None else model.score_threshold
     scan_writer = ScanWriter(
         writer,

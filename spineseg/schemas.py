@@ -96,6 +96,7 @@ class PredictConfig:
     convention: str = "verse"
     outputs: list[str] = field(default_factory=lambda: ["nifti", "json", "png"])
     checkpoint: str = "best"
+    hu_offset: float | None = None
     paths: PathsConfig = field(default_factory=PathsConfig)
     trainer: dict[str, Any] = field(default_factory=dict)
 
@@ -109,7 +110,7 @@ class EvaluateConfig:
     reference_convention: str = "verse"
     prediction_convention: str = "verse"
     subjects: str | None = None
-    edge: str = _one_of("ignore", "ignore", "count", "crop")
+    edge: str | None = field(default=None, metadata={"choices": (None, "ignore", "count", "crop")})
     output: str = REQUIRED
     paths: PathsConfig = field(default_factory=PathsConfig)
 

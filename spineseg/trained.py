@@ -32,6 +32,7 @@ class TrainedModel:
         score_threshold: from validation; None if the run had none.
         simulated: whether it was trained on simulated data.
         overfit: the case it was trained and validated on alone, if so.
+        hu_offset: what the training data's source adds to stored values to give HU.
     """
 
     task: InstanceSegmentation2D
@@ -41,6 +42,7 @@ class TrainedModel:
     score_threshold: float | None
     simulated: bool
     overfit: str | None
+    hu_offset: float
 
 
 def build_datamodule(cfg: DictConfig) -> SliceDataModule:
@@ -118,4 +120,5 @@ def trained_model(
         score_threshold=threshold,
         simulated=simulated,
         overfit=datamodule.overfit,
+        hu_offset=datamodule.source.hu_offset,
     )

@@ -13,11 +13,16 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from spineseg.config import compose
+from spineseg.data.preparation import prepare_source
+from spineseg.data.sources.folder import Folder
+from spineseg.data.sources.kaggle import Kaggle
 from spineseg.errors import DataError, FormatError
-from spineseg.evaluate import Reference, evaluate_folder, find_references
+from spineseg.evaluate import Reference, evaluate_folder, find_references, main
 from spineseg.geometry import Volume, canonical
 from spineseg.metrics.detections_table import read_detections
 from spineseg.metrics.pooling import ap_from_detections
+from spineseg.metrics.references import default_edge
 from spineseg.predictions.instances import SliceInstances
 from spineseg.predictions.slicing import slice_labels
 from spineseg.predictions.store import LabelKind, PredictionWriter
@@ -219,3 +224,29 @@ def test_scoring_needs_neither_torch_nor_ultralytics() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.stdout.strip() == "[]", done.stdout + done.stderr
+
+
+def test_a_prepared_source_says_how_cut_levels_are_scored(tmp_path: Path) -> None:
+    image = np.where(truth(0).array > 0, 400, 40).astype(np.int16)
+    image[:, :3] = -1000
+    write_volume(tmp_path / "raw" / "a" / "ct.nii.gz", Volume(image, AFFINE))
+    write_volume(tmp_path / "raw" / "a" / "vertebrae.nii.gz", truth(0))
+    settings: dict[str, Any] = {"prepared_root": tmp_path, "spacing_mm": (None, None, None), "split_seed": 0}
+    for edge in ("count", "ignore"):
+        folder = prepare_source(Folder(tmp_path / "raw", edge=edge), workers=1, **settings)
+        assert default_edge(folder) == default_edge(folder / "cases.csv") == edge
+    assert default_edge(tmp_path / "raw") == "ignore"
+    assert Kaggle(tmp_path).edge == "count"
+
+
+def test_the_program_takes_the_sources_rule_unless_one_is_given(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(tmp_path / "p")
+    monkeypatch.setattr("spineseg.metrics.references.find_references", lambda *_, **__: references())
+    monkeypatch.setattr("spineseg.metrics.references.default_edge", lambda _: "count")
+    for override, expected in (("edge=null", "count"), ("edge=ignore", "ignore")):
+        output = tmp_path / expected
+        main(compose("evaluate", ["reference=r", f"prediction={tmp_path / 'p'}", f"output={output}", override]))
+        assert json.loads((output / "summary.json").read_text())["edge"] == expected
+    assert compose("evaluate").edge is None

@@ -5,15 +5,21 @@ from typing import Any
 
 import lightning
 import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
 
 from spineseg.data.scans import ScanBatch
 from spineseg.errors import DataError
-from spineseg.geometry import Grid, Volume, canonical_grid, restore
+from spineseg.geometry import Affine, Grid, Volume, canonical_grid, index_to_mm, restore
+from spineseg.metrics.localisation import body_centre_mm
 from spineseg.predictions.instances import SliceInstances, exclusive
 from spineseg.predictions.lifting import lift
 from spineseg.predictions.store import PredictionWriter
 from spineseg.provenance import peak_memory
-from spineseg.vertebrae import convention_map, relabel
+from spineseg.vertebrae import convention_map, level_name, relabel
+
+# Voxels to which a body centre is found: finer grids are thinned, which moves it by a fraction of this.
+CENTRE_SPACING_MM = 1.0
 
 
 class ScanWriter(lightning.Callback):
@@ -84,12 +90,17 @@ class ScanWriter(lightning.Callback):
         kept = [exclusive(item, self.score_threshold, named=self.named) for item in slices]
         lifted = lift(kept, grid.shape)
         labels: Any = lifted.labels
+        # Of the objects' numbers, the label that each becomes.
+        values: NDArray[np.integer] = np.arange(len(lifted.scores) + 1)
         if self.named:
             # An object is the level that its slices vote for; two of one level stay together.
             levels = np.zeros(len(lifted.scores) + 1, np.uint8)
             if lifted.classes:
                 levels[1:] = np.asarray(lifted.classes, np.uint8)[lifted.distributions.argmax(axis=1)]
-            labels = relabel(levels[labels], self.values, what=f"prediction of {batch['case']}")
+            values, labels = levels, levels[labels]
+        facts = describe(labels, grid.affine, values, lifted.labels, lifted.scores, named=self.named)
+        if self.named:
+            labels = relabel(labels, self.values, what=f"prediction of {batch['case']}")
         self.writer.write(
             batch["case"],
             restore(Volume(labels, grid.affine), native),
@@ -97,4 +108,51 @@ class ScanWriter(lightning.Callback):
             slices if self.with_slices else None,
             seconds=time.perf_counter() - self._started,
             peak_mb=peak_memory()["peak_ram_mb"],
+            levels=facts,
         )
+
+
+def describe(
+    labels: NDArray[np.integer],
+    affine: Affine,
+    values: NDArray[np.integer],
+    objects: NDArray[np.uint16],
+    scores: NDArray[np.float64],
+    *,
+    named: bool,
+) -> dict[str, dict[str, Any]]:
+    """Body centre (mm, RAS+) and confidence of each label, by its level's name or, where none is named, its number.
+
+    Args:
+        labels: (X, Y, Z), canonical level ids or numbers.
+        affine: voxel → mm.
+        values: (N + 1,), the label of each object's number.
+        objects: (X, Y, Z), numbers of objects, 1 to N.
+        scores: (N,) of the objects; the confidence is their mean, weighted by volume.
+        named: whether labels are levels.
+    """
+    volumes = np.bincount(objects.ravel(), minlength=len(values))[: len(values)].astype(np.float64)
+    volumes[0] = 0
+    weighted = volumes * np.concatenate([[0.0], scores])
+    step = np.maximum(1, np.rint(CENTRE_SPACING_MM / np.linalg.norm(affine[:3, :3], axis=0)).astype(int))
+    found: dict[str, dict[str, Any]] = {}
+    boxes: list[tuple[slice, ...] | None] = list(ndimage.find_objects(labels))
+    for label, box in enumerate(boxes, start=1):
+        if box is None:
+            continue
+        mask, stride = labels[box] == label, step
+        thin = mask[tuple(slice(None, None, s) for s in step)]
+        if thin.any():
+            mask = thin
+        else:
+            stride = np.ones(3, int)
+        place = affine.copy()
+        place[:3, :3] = affine[:3, :3] * stride
+        place[:3, 3] = index_to_mm(affine, [part.start for part in box])
+        centre = body_centre_mm(mask, place, level=label if named else None)
+        members = values == label
+        found[level_name(label) if named else str(label)] = {
+            "body_centre_mm": [round(float(value), 2) for value in centre],
+            "confidence": round(float(weighted[members].sum() / volumes[members].sum()), 4),
+        }
+    return found

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TypedDict
 
 import numpy as np
@@ -9,9 +10,12 @@ import torch
 from torch import Tensor
 from torch.utils.data import IterableDataset, get_worker_info
 
+from spineseg.data.plausibility import check_hounsfield
 from spineseg.data.slices import STRIDE, SliceReader
+from spineseg.data.sources.base import as_hounsfield
 from spineseg.errors import DataError
 from spineseg.geometry import Volume, canonical, resample_image
+from spineseg.volumes import read_volume
 
 
 @dataclass(frozen=True)
@@ -20,6 +24,37 @@ class Scan:
 
     case: str
     read: Callable[[], Volume]
+
+
+def read_scan(path: Path, *, hu_offset: float | None, source_offset: float = 0) -> Volume:
+    """Read a file as int16 HU on its native grid.
+
+    Args:
+        path: NIfTI, MetaImage or NRRD.
+        hu_offset: added to the stored values, whatever they look like. None: 0, or, where that gives no HU and
+            ``source_offset`` does, the latter; a note says so.
+        source_offset: that of the data the network was trained on.
+
+    Raises:
+        DataError: unreadable, voxels that are not finite, values beyond int16, or, without ``hu_offset``, no HU.
+    """
+    stored = read_volume(path)
+    if hu_offset is not None:
+        return stored.with_array(as_hounsfield(stored.array, hu_offset, what=str(path)))
+    hu = as_hounsfield(stored.array, 0, what=str(path))
+    wrong = check_hounsfield(hu, None).fatal
+    if not wrong:
+        return stored.with_array(hu)
+    if source_offset:
+        shifted = as_hounsfield(stored.array, source_offset, what=str(path))
+        verdict = check_hounsfield(shifted, None)
+        if not verdict.fatal and not verdict.findings:
+            print(
+                f"note: {path}: stored values are no HU; {source_offset:+g}, the offset of the data that the model was "
+                "trained on, makes them so and was added (hu_offset=0 takes them as they are)"
+            )
+            return stored.with_array(shifted)
+    raise DataError(f"{path}: {'; '.join(wrong)}. Here the key is hu_offset=<number>, which is taken as it is")
 
 
 class ScanBatch(TypedDict):
@@ -73,6 +108,8 @@ class ScanSlices(IterableDataset[ScanBatch]):
         for scan in mine:
             try:
                 native = scan.read()
+                # Refused as in training: a voxel that is not finite is no air.
+                native = native.with_array(as_hounsfield(native.array, 0, what=f"scan '{scan.case}'"))
             except DataError as error:
                 yield self._failed(scan.case, str(error))
                 continue
@@ -80,8 +117,7 @@ class ScanSlices(IterableDataset[ScanBatch]):
 
     def _batches(self, case: str, native: Volume) -> Iterator[ScanBatch]:
         volume = canonical(native)
-        hu = np.clip(np.nan_to_num(volume.array, nan=-1024.0), -32768, 32767).astype(np.int16)
-        small = resample_image(volume.with_array(hu), (None, self.pixel_mm, self.pixel_mm))
+        small = resample_image(volume, (None, self.pixel_mm, self.pixel_mm))
         pad = [(0, 0), *((0, -side % STRIDE) for side in small.shape[1:])]
         stack = np.pad(small.array, pad, constant_values=-1024)
         step = (volume.spacing_mm[1] / self.pixel_mm, volume.spacing_mm[2] / self.pixel_mm)

@@ -107,7 +107,10 @@ class ApPool:
         return cls(tuple(classes), len(subjects))
 
     def values(self, weights: Floats) -> Floats:
-        """AP (B, 10), mean over the classes, when subject i counts ``weights[b, i]`` times; NaN without references."""
+        """AP (B, 10), mean over the classes, when subject i counts ``weights[b, i]`` times (a whole number).
+
+        NaN where there is no reference.
+        """
         if not self.classes:
             return np.full((len(weights), len(IOU_THRESHOLDS)), np.nan)
         each: Floats = np.stack(
@@ -196,13 +199,23 @@ def _runs(subject: NDArray[np.int64], row: NDArray[np.int8], n: int) -> _Runs:
 
 def _precision_means(hits: NDArray[np.float32], misses: NDArray[np.float32], n_reference: Floats) -> Floats:
     """Mean (B,) of the precision envelope at the recall points, from hits and misses (B, R) at the ends of runs."""
-    if not hits.shape[1]:
-        return np.zeros(len(hits))
-    exact = hits.astype(np.float64)
-    precision = exact / (exact + misses + np.spacing(1))
-    envelope = np.maximum.accumulate(precision[:, ::-1], axis=1)[:, ::-1]
-    # How many recall points each end of a run has reached; those new to it take its envelope.
-    recall = exact / np.maximum(n_reference, 1)[:, None]
-    reached = np.searchsorted(RECALL_POINTS, recall, side="right")
-    new = np.diff(reached, axis=1, prepend=0)
-    return cast(Floats, np.einsum("br,br->b", envelope, new) / len(RECALL_POINTS))
+    draws, runs = hits.shape
+    # One column more: the precision of recalls that are never reached.
+    precision = np.zeros((draws, runs + 1))
+    np.divide(hits, hits + misses + np.spacing(1), out=precision[:, :-1], dtype=np.float64)
+    total = np.maximum(n_reference, 1)[:, None]
+    needed = np.ceil(RECALL_POINTS * total)
+    # The least number of hits whose recall, as it is rounded, reaches the point.
+    needed -= (needed - 1) / total >= RECALL_POINTS
+    needed += needed / total < RECALL_POINTS
+    # All draws are one ascending row: each is lifted above what the draw before it holds or asks for.
+    above = 2 + max(float(needed.max(initial=0)), float(hits.max(initial=0)))
+    lift = above * np.arange(draws)[:, None]
+    ladder = np.empty((draws, runs + 1))
+    np.add(hits, lift, out=ladder[:, :-1])
+    ladder[:, -1:] = lift + above - 1
+    # The first place of a draw is that of recall 0, so that no segment reaches into the next draw.
+    places = np.searchsorted(ladder.ravel(), (needed.clip(min=0) + lift).ravel(), side="left")
+    best = np.maximum.reduceat(precision.ravel(), places).reshape(draws, -1)
+    envelope = np.maximum.accumulate(best[:, ::-1], axis=1)
+    return cast(Floats, envelope.sum(axis=1) / len(RECALL_POINTS))

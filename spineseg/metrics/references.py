@@ -8,6 +8,7 @@ from pathlib import Path
 
 from spineseg.errors import DataError
 from spineseg.geometry import Volume
+from spineseg.metrics.edges import EdgePolicy
 from spineseg.vertebrae import convention, relabel
 from spineseg.volumes import is_volume, read_volume, stem
 
@@ -86,6 +87,16 @@ def _prepared_references(folder: Path) -> list[Reference]:
         for case in prepared.cases
         if case.label is not None
     ]
+
+
+def default_edge(where: Path) -> EdgePolicy:
+    """How cut levels are scored unless somebody says: as the source of a ``cases.csv`` has it, else ``ignore``."""
+    folder = where.parent if where.is_file() else where
+    if (folder / "cases.csv").is_file():
+        from spineseg.data.prepared import read_prepared
+
+        return read_prepared(folder).open_source().edge
+    return "ignore"
 
 
 def is_simulated(where: Path) -> bool:

@@ -53,7 +53,7 @@ class PredictionFolder:
     Attributes:
         root: the folder.
         files: label map of each case.
-        kinds: what the label values of each case are.
+        kinds: what the label values of each case are; None in other tools' folders, where they are levels.
         failures: reason of each case that could not be predicted.
         slice_kind: where slice instances come from.
         score_threshold: of the exclusive map; None where validation did not give one.
@@ -63,7 +63,7 @@ class PredictionFolder:
 
     root: Path
     files: Mapping[str, Path]
-    kinds: Mapping[str, LabelKind] = field(default_factory=dict)
+    kinds: Mapping[str, LabelKind] | None = None
     failures: Mapping[str, str] = field(default_factory=dict)
     slice_kind: SliceKind = "label_map"
     score_threshold: float | None = None
@@ -78,12 +78,19 @@ class PredictionFolder:
             convention_name: of label values, where the folder itself does not say.
 
         Raises:
-            DataError: no such case, a damaged file, labels that the convention does not know.
+            DataError: no such case, a file that ``predict`` did not write, a damaged one, labels that the convention
+                does not know.
             FormatError: slices of another version.
         """
         if case not in self.files:
             raise DataError(f"{self.root}: no prediction of case '{case}'; expected {case}.nii.gz")
-        path, kind = self.files[case], self.kinds.get(case, "levels")
+        if self.kinds is not None and case not in self.kinds:
+            raise DataError(
+                f"{self.files[case]}: {FOLDER_FILE} beside it does not list case '{case}', so that nobody knows what "
+                "its label values mean; predict the case again, or move the file to a folder of its own"
+            )
+        path: Path = self.files[case]
+        kind: LabelKind = "levels" if self.kinds is None else self.kinds[case]
         volume = read_volume(path)
         if kind == "levels":
             rule = convention(self.convention or convention_name)
@@ -140,11 +147,15 @@ class PredictionWriter:
     """Write a predictions folder case by case; ``predictions.json`` says so until ``close`` that it is not complete.
 
     Args:
-        folder: made if missing; cases of an earlier run in it are written over.
+        folder: made if missing. What the same model wrote there before stays listed, and cases that are predicted again
+            are written over; the same run's split is listed anew.
         provenance: model, versions, whether the data is simulated; plain values.
         score_threshold: of the exclusive map (PROTOCOL 5.6); None where there was no validation.
         slices: where the slice instances come from.
         label_convention: of the label values in the files of named models.
+
+    Raises:
+        DataError: the folder holds volumes that are not this model's predictions.
     """
 
     def __init__(
@@ -159,13 +170,14 @@ class PredictionWriter:
         self.folder = folder
         self._cases: dict[str, dict[str, Any]] = {}
         self._failures: dict[str, str] = {}
-        self._head = {
+        self._head: dict[str, Any] = {
             "format": FOLDER_FORMAT,
             "convention": label_convention,
             "slices": slices,
             "score_threshold": score_threshold,
             "provenance": dict(provenance),
         }
+        self._take_over()
         folder.mkdir(parents=True, exist_ok=True)
         self._write_folder_file(complete=False)
 
@@ -220,11 +232,44 @@ class PredictionWriter:
     def fail(self, case: str, reason: str) -> None:
         """Record that a case could not be predicted."""
         self._failures[case] = reason
+        # An earlier prediction of it, if this folder lists one, is no longer this model's word.
+        if self._cases.pop(case, None) is not None:
+            for name in (f"{case}.nii.gz", f"{case}.json", f"{case}.png"):
+                (self.folder / name).unlink(missing_ok=True)
         self._write_folder_file(complete=False)
 
     def close(self) -> None:
         """Declare the folder complete."""
         self._write_folder_file(complete=True)
+
+    def _take_over(self) -> None:
+        """Keep what the same model predicted here before; refuse to mix two models, or to write over scans."""
+        file = self.folder / FOLDER_FILE
+        if not file.is_file():
+            found = sorted(p.name for p in self.folder.iterdir() if is_volume(p)) if self.folder.is_dir() else []
+            if found:
+                raise DataError(
+                    f"{self.folder}: holds volumes that `{_COMMAND}` did not write ({', '.join(found[:3])}"
+                    f"{', …' if len(found) > 3 else ''}); give an empty or new folder"
+                )
+            return
+        content = read_json(file, FOLDER_FORMAT, _COMMAND)
+        old, new = content["provenance"], self._head["provenance"]
+        if "split" in new and [old.get(key) for key in ("run", "split")] == [new.get("run"), new["split"]]:
+            return  # a run scores its split again: all cases are predicted anew
+        # As it would be read back: tuples become lists.
+        head = json.loads(json.dumps(self._head))
+        differing = [key for key in head if content.get(key) != head[key]]
+        if differing and (content["cases"] or content["failures"]):
+            raise DataError(
+                f"{self.folder}: holds predictions of another model or with other settings (differing: "
+                f"{', '.join(differing)}; there: run {old.get('run', 'unknown')}); give another folder, or remove "
+                "this one first"
+            )
+        self._cases = {
+            case: entry for case, entry in content["cases"].items() if (self.folder / f"{case}.nii.gz").is_file()
+        }
+        self._failures = dict(content["failures"])
 
     def _write_folder_file(self, *, complete: bool) -> None:
         content = self._head | {"complete": complete, "cases": self._cases, "failures": self._failures}

@@ -1,14 +1,16 @@
 """Scans as batches of slices: every slice once, at the network's pixel size; a bad scan is named."""
 
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from spineseg.data.scans import Scan, ScanSlices
+from spineseg.data.scans import Scan, ScanSlices, read_scan
 from spineseg.data.slices import SliceReader
 from spineseg.errors import DataError
 from spineseg.geometry import Volume
+from spineseg.volumes import write_volume
 
 READER = SliceReader((-200.0, 1000.0), context=1, classes="vertebra", levels=())
 AFFINE = np.array([[0, 0, 2.0, 0], [-0.5, 0, 0, 0], [0, -1.0, 0, 0], [0, 0, 0, 1]])
@@ -59,3 +61,42 @@ def test_processes_share_the_scans() -> None:
         for rank in range(2)
     ]
     assert shares[0] == {"0", "2", "4"} and shares[1] == {"1", "3"}
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_voxels_that_are_not_finite_fail_the_scan(bad: float) -> None:
+    array = scan().array.astype(np.float32)
+    array[3, 4, 5] = bad
+    (batch,) = ScanSlices([Scan("a", lambda: Volume(array, AFFINE))], READER, pixel_mm=1.0, batch_size=64)
+    assert batch["error"] is not None and "scan 'a': 1 voxels are NaN" in batch["error"]
+
+
+def body() -> Volume:
+    """Air, fat, tissue and bone in HU."""
+    random = np.random.default_rng(0)
+    array = random.normal(40, 10, (20, 24, 8))
+    array[:, :6] = random.normal(-1000, 5, (20, 6, 8))
+    array[:, 6:8], array[8:12, 10:14] = -100, 500
+    return Volume(np.rint(array).clip(-1000).astype(np.int16), AFFINE)
+
+
+def test_a_scan_in_hu_is_never_shifted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_volume(tmp_path / "a.nii.gz", body())
+    for source_offset in (0, -1000):
+        found = read_scan(tmp_path / "a.nii.gz", hu_offset=None, source_offset=source_offset)
+        np.testing.assert_array_equal(found.array, body().array)
+    assert capsys.readouterr().out == ""
+
+
+def test_a_scan_stored_as_the_training_data_is_shifted_with_a_note(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "a.nii.gz"
+    write_volume(file, body().with_array((body().array + 1000).astype(np.uint16)))
+    found = read_scan(file, hu_offset=None, source_offset=-1000)
+    np.testing.assert_array_equal(found.array, body().array)
+    assert "-1000" in capsys.readouterr().out
+    for source_offset in (0, 500):
+        with pytest.raises(DataError, match="air peak expected near -1000 HU"):
+            read_scan(file, hu_offset=None, source_offset=source_offset)
+    np.testing.assert_array_equal(read_scan(file, hu_offset=-990).array, body().array + 10)

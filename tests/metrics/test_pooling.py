@@ -98,3 +98,15 @@ def test_counts_add_up() -> None:
     assert sums[:, 0].sum() == len(rows)
     assert sums[:, 3].sum() == pytest.approx(rows["iou"].sum())
     assert sums[:, [0, 2]].sum() == ((found["set"] == REFERENCE) & found["counted"]).sum()
+
+
+@pytest.mark.parametrize("n", [3, 40, 400])
+def test_many_draws_at_once_equal_each_by_itself(n: int) -> None:
+    found = table(n, n)
+    pool = ApPool.build(found, SUBJECTS, which="exclusive", shape="mask", named=False)
+    weights = np.random.default_rng(n).multinomial(6, np.full(6, 1 / 6), size=50).astype(float)
+    weights = np.concatenate([weights, np.eye(6), np.zeros((1, 6))])
+    together = pool.values(weights)
+    for row, expected in zip(weights, together, strict=True):
+        times = found["subject"].map(dict(zip(SUBJECTS, row.astype(int), strict=True)))
+        np.testing.assert_allclose(by_hand(found.loc[found.index.repeat(times)], None), expected, atol=1e-12)

@@ -216,3 +216,16 @@ def test_detections_below_the_threshold_stay_out_of_the_exclusive_map_only() -> 
     table = score_case(TRUTH, case, edge="count", score_threshold=0.2).detections
     assert (table["set"] == "exclusive").sum() == 0
     assert (table["set"] == "native").sum() == 9
+
+
+def test_a_poor_slice_at_a_face_of_an_object_that_counts_is_false() -> None:
+    truth = box_column((20, 44, 54), (21, 10, 20))
+    labels = truth.array.copy()
+    # One slice of the upper object lies at the face, beside its vertebra; the object as a whole is that vertebra.
+    labels[1, :, 40:] = 0
+    labels[1, 8:20, 56:60] = 20
+    prediction = truth.with_array(labels)
+    found = states(truth, one_each(prediction), prediction, cut_levels=())
+    assert found == {"fp": 1, "tp": 5, "ignored": 0, "references": 6}
+    # The same detections without an object are judged by their own place.
+    assert states(truth, one_each(prediction), box_column(), cut_levels=())["ignored"] == 1

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from spineseg.errors import DataError, FormatError
 from spineseg.geometry import Volume, canonical
 from spineseg.predictions.instances import SliceInstances, from_masks
 from spineseg.predictions.slicing import slice_labels
-from spineseg.predictions.store import PredictionWriter, open_predictions, read_prediction
+from spineseg.predictions.store import LabelKind, PredictionWriter, open_predictions, read_prediction
 from spineseg.volumes import write_volume
 
 AFFINE = np.array([[0.0, 0, -1.5, 30], [-0.7, 0, 0, 12], [0, -0.8, 0, 5], [0, 0, 0, 1]])  # stored PIR-like
@@ -115,3 +116,49 @@ def test_what_is_wrong_is_named(tmp_path: Path) -> None:
     beside.write_text(json.dumps(content | {"format": "slices 9"}))
     with pytest.raises(FormatError, match="slices 9"):
         open_predictions(tmp_path).read("case1")
+
+
+def predict_into(folder: Path, *cases: str, kind: LabelKind = "instances", threshold: float = 0.3, **of: str) -> None:
+    with PredictionWriter(folder, provenance={"run": "a", **of}, score_threshold=threshold) as writer:
+        for case in cases:
+            writer.write(case, volume(), kind, None, seconds=1, peak_mb=1)
+
+
+def test_a_second_prediction_by_the_same_model_keeps_the_first_ones_cases(tmp_path: Path) -> None:
+    predict_into(tmp_path, "case1", "case2")
+    predict_into(tmp_path, "case3")
+    folder = open_predictions(tmp_path)
+    assert folder.kinds == {"case1": "instances", "case2": "instances", "case3": "instances"}
+    assert folder.read("case1").kind == "instances"
+    writer = PredictionWriter(tmp_path, provenance={"run": "a"}, score_threshold=0.3)
+    writer.fail("case2", "cut short")
+    writer.close()
+    assert not (tmp_path / "case2.nii.gz").exists()
+    assert set(open_predictions(tmp_path).files) == {"case1", "case3"}
+
+
+@pytest.mark.parametrize("other", [{"run": "b"}, {"checkpoint": "last"}, {"threshold": 0.4}])
+def test_another_models_folder_is_refused_and_stays_as_it_is(tmp_path: Path, other: dict[str, Any]) -> None:
+    predict_into(tmp_path, "case1")
+    before = (tmp_path / "predictions.json").read_text()
+    with pytest.raises(DataError, match=f"{tmp_path}.*another model.*another folder"):
+        predict_into(tmp_path, "case2", **other)
+    assert (tmp_path / "predictions.json").read_text() == before
+
+
+def test_a_run_scores_its_split_again_in_the_same_folder(tmp_path: Path) -> None:
+    predict_into(tmp_path, "case1", "case2", split="test")
+    predict_into(tmp_path, "case1", split="test", threshold=0.5)
+    folder = open_predictions(tmp_path)
+    assert (folder.score_threshold, folder.kinds) == (0.5, {"case1": "instances"})
+    with pytest.raises(DataError, match=r"case2\.nii\.gz.*does not list"):
+        folder.read("case2")
+    with pytest.raises(DataError, match="another model"):
+        predict_into(tmp_path, "case1", split="val", threshold=0.5)
+
+
+def test_scans_are_not_written_over(tmp_path: Path) -> None:
+    write_volume(tmp_path / "case1.nii.gz", volume())
+    with pytest.raises(DataError, match=r"did not write \(case1"):
+        predict_into(tmp_path, "case1")
+    assert not (tmp_path / "predictions.json").exists()
