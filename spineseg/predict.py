@@ -85,7 +85,7 @@ def find_scans(where: Path, *, hu_offset: float | None = None, source_offset: fl
         )
     if masks:
         listed = ", ".join(str(path.relative_to(where)) for path in masks[:5]) + (", …" if len(masks) > 5 else "")
-        print(f"note: {len(masks)} files are named as masks and were left out: {listed}")
+        print(f"note: left out, for their names are those of masks ({len(masks)}): {listed}")
     names = [stem(path) for path in found]
     # Folders of one scan each (sub-01/ct.nii.gz) are told apart by the folder.
     if len(set(names)) < len(names):

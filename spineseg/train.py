@@ -158,7 +158,7 @@ def fit_and_score(cfg: DictConfig, run_or_maker: Any) -> None:
     trainer = build_trainer(cfg.trainer, logger=loggers, callbacks=callbacks, default_root_dir=str(run.root))
     if trainer.is_global_zero:
         write_provenance(run, **facts(cfg, datamodule, task, trainer))
-        announce(run, datamodule, split)
+        announce(run, datamodule, split, task)
         for logger in loggers:
             logger.log_hyperparams(dict(plain(cfg)) | {"simulated": datamodule.prepared.simulated})
     fit(trainer, task, datamodule, run, resume=resumed is not None)
@@ -193,13 +193,15 @@ def fit(trainer: "lightning.Trainer", task: Any, datamodule: Any, run: "Run", *,
         sys.exit(143 if isinstance(stop, SIGTERMException) else 130)
 
 
-def announce(run: "Run", datamodule: "SliceDataModule", split: "Split") -> None:
+def announce(run: "Run", datamodule: "SliceDataModule", split: "Split", task: Any) -> None:
     """Say what is about to be trained on what."""
     prepared = datamodule.prepared
     kind = "simulated " if prepared.simulated else ""
     counts = ", ".join(f"{len(getattr(split, name))} {name}" for name in SPLITS)
     print(f"run {run.root}")
     print(f"{kind}{prepared.root.name}: {len(prepared.cases)} cases ({counts}), {datamodule.channels} channels")
+    size = sum(parameter.numel() for parameter in task.net.parameters()) / 1e6
+    print(f"{type(task.net).__name__} with {size:.1f} M parameters, classes: {', '.join(task.classes)}")
     if datamodule.overfit:
         print(f"OVERFIT CHECK: trained and validated on {datamodule.overfit} alone")
 

@@ -22,7 +22,7 @@ def test_masks_beside_the_scans_are_left_out_by_name(tmp_path: Path, capsys: pyt
         write_volume(tmp_path / f"{name}.nii.gz", SCAN)
     assert [scan.case for scan in find_scans(tmp_path)] == ["a", "b", "c_ct", "d"]
     said = capsys.readouterr().out
-    assert "4 files" in said and "a_label.nii.gz" in said
+    assert "masks (4)" in said and "a_label.nii.gz" in said
     # A file that is asked for by name is taken.
     assert [scan.case for scan in find_scans(tmp_path / "a_label.nii.gz")] == ["a_label"]
 

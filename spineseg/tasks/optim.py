@@ -60,7 +60,7 @@ class Optimization:
         nominal = self.nominal_batch or batch_size * summed
         groups[0]["weight_decay"] = self.weight_decay * batch_size * summed / nominal
         if self.optimizer == "AdamW":
-            return torch.optim.AdamW(groups, lr=self.lr0, betas=(self.momentum, 0.999), weight_decay=0.0)
+            return torch.optim.AdamW(groups, lr=self.lr0, betas=(self.momentum, 0.999), weight_decay=0.0, fused=True)
         return torch.optim.SGD(groups, lr=self.lr0, momentum=self.momentum, nesterov=True)
 
     def summed_batches(self, batch_size: int) -> int:
