@@ -14,7 +14,7 @@ SCANS ?= data/simulated/csi2014
 PYTEST ?= -n 2
 
 help:
-	@echo "make demo    environment, simulated CSI 2014 scans, a trained and scored YOLOv8s-seg (minutes)"
+	@echo "make demo    environment, simulated CSI 2014 scans, a trained and scored YOLOv8-seg (minutes)"
 	@echo "make test    environment, the whole test suite"
 	@echo "make lint    ruff and mypy"
 	@echo "make format  ruff, rewriting files"
