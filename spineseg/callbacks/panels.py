@@ -124,7 +124,7 @@ class Panels(Callback):
 
     def _due(self, trainer: Trainer) -> bool:
         last = trainer.max_epochs is not None and trainer.current_epoch + 1 == trainer.max_epochs
-        due = last or trainer.current_epoch % self.every_n_epochs == 0
+        due = last or (trainer.current_epoch + 1) % self.every_n_epochs == 0
         return due and trainer.is_global_zero and not trainer.sanity_checking
 
     def _drawn(self, gray: Pixels, found: Drawn, names: list[str]) -> Pixels:

@@ -30,8 +30,9 @@ class Progress(RichProgressBar):
         super().on_train_epoch_end(trainer, pl_module)
         if self._terminal or not trainer.is_global_zero:
             return
-        values = {name: float(value) for name, value in trainer.callback_metrics.items() if not name.endswith("_step")}
-        shown = "  ".join(
-            f"{name} {value:.4g}" for name, value in values.items() if name.startswith(("train/", "val/"))
-        )
+        # Lightning keeps the last validation's values: shown again, they would look like this epoch's.
+        validated = (trainer.current_epoch + 1) % (trainer.check_val_every_n_epoch or 1) == 0
+        kinds = ("train/", "val/") if validated else ("train/",)
+        values = {name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith(kinds)}
+        shown = "  ".join(f"{name} {value:.4g}" for name, value in values.items() if not name.endswith("_step"))
         print(f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}  {shown}", flush=True)

@@ -60,8 +60,8 @@ def test_pictures_come_when_they_are_due_and_show_the_fullest_slices(fit: Any, t
     panels = Panels(every_n_epochs=2, slices=2, height_px=64, simulated=True)
     fit(tiny(), [panels], max_epochs=4, loggers=[logger])
     names = sorted(path.name for path in (tmp_path / "panels").iterdir())
-    assert names == ["epoch_0000.png", "epoch_0002.png", "epoch_0003.png"]
-    assert [key for key, _ in logger.taken] == ["val/panels"] * 3
+    assert names == ["epoch_0001.png", "epoch_0003.png"]
+    assert [key for key, _ in logger.taken] == ["val/panels"] * 2
     with Image.open(tmp_path / "panels" / names[0]) as picture:
         assert picture.height == HEADER_PX + 2 * 64
         array = np.asarray(picture)

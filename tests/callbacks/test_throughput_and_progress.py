@@ -29,6 +29,14 @@ def test_one_line_an_epoch_without_a_terminal(fit: Any, tiny: Any, capsys: pytes
     assert all("val/loss" in line for line in lines)
 
 
+def test_an_epoch_without_validation_repeats_no_older_value(
+    fit: Any, tiny: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fit(tiny(), [Progress()], max_epochs=4, enable_progress_bar=True, check_val_every_n_epoch=2)
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("epoch ")]
+    assert ["val/loss" in line for line in lines] == [False, True, False, True]
+
+
 def test_table_has_its_columns(fit: Any, tiny: Any, tmp_path: Path) -> None:
     fit(tiny(), [], loggers=[TableLogger(tmp_path)])
     with (tmp_path / "log.csv").open() as stream:
