@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Image = NDArray[np.float32]  # (Y, Z, C), windowed to 0..1
+HUImage = NDArray[np.int16]  # (Y, Z, C)
 LabelMap = NDArray[np.uint8] | NDArray[np.uint16]  # (Y, Z)
 Matrix = NDArray[np.float64]  # (3, 3), (z, y, 1) of the slice → (z, y, 1) of the network's image: cv2's order
 
@@ -124,8 +125,11 @@ def _about(turn: Matrix, source: Matrix, target: Matrix) -> Matrix:
     return matrix
 
 
-def warp(image: Image, labels: LabelMap, matrix: Matrix, into_image: Image, into_labels: LabelMap) -> None:
-    """Draw a slice (Y, Z, C) and its labels (Y, Z) into the network's image and label map, where they show."""
+def warp(image: HUImage, labels: LabelMap, matrix: Matrix, into_image: HUImage, into_labels: LabelMap) -> None:
+    """Draw a slice (Y, Z, C) in HU and its labels (Y, Z) into the network's image and label map, where they show.
+
+    HU are interpolated, not windowed values: half the bytes, and an edge keeps the place where the scan has it.
+    """
     size = (into_labels.shape[1], into_labels.shape[0])
     affine = matrix[:2]
     # A border that is transparent leaves what other tiles have drawn; zooming out far would need a prefilter, but the

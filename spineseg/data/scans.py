@@ -123,7 +123,7 @@ class ScanSlices(IterableDataset[ScanBatch]):
         step = (volume.spacing_mm[1] / self.pixel_mm, volume.spacing_mm[2] / self.pixel_mm)
         for start in range(0, len(stack), self.batch_size):
             indices = list(range(start, min(start + self.batch_size, len(stack))))
-            images = [self.reader.window(stack, index, count_before=self.reader.context) for index in indices]
+            images = [self.reader.window(stack, index) for index in indices]
             yield ScanBatch(
                 case=case,
                 images=torch.from_numpy(np.ascontiguousarray(np.stack(images).transpose(0, 3, 1, 2))),

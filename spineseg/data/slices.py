@@ -3,16 +3,17 @@
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Literal, NamedTuple, TypedDict
+from typing import Literal, NamedTuple, TypedDict, cast
 
 import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy import ndimage
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
-from spineseg.data.augmentation import Image, LabelMap, SliceAugmentation, warp
+from spineseg.data.augmentation import HUImage, Image, LabelMap, SliceAugmentation, warp
 from spineseg.data.store import StoredCase
 from spineseg.errors import ConfigError
 
@@ -82,16 +83,29 @@ class SliceReader:
 
     def image(self, case: StoredCase, index: int) -> Image:
         """The slice and its neighbours, windowed: (Y, Z, C). Beyond the volume the border slice is repeated."""
-        count = case.shape[0]
-        low, high = max(index - self.context, 0), min(index + self.context + 1, count)
-        return self.window(case.read_image(low, high), index - low, count_before=self.context)
+        return self.scale(self.stack(case, index))
 
-    def window(self, stack: NDArray[np.int16], middle: int, *, count_before: int) -> Image:
+    def stack(self, case: StoredCase, index: int) -> HUImage:
+        """The slice and its neighbours in HU: (Y, Z, C). Beyond the volume the border slice is repeated."""
+        low, high = max(index - self.context, 0), min(index + self.context + 1, case.shape[0])
+        return self._channels(case.read_image(low, high), index - low)
+
+    def window(self, stack: NDArray[np.int16], middle: int) -> Image:
         """Window a stack of slices (K, Y, Z) in HU around slice ``middle``: (Y, Z, C)."""
-        picks = np.clip(np.arange(middle - count_before, middle + count_before + 1), 0, len(stack) - 1)
+        return self.scale(self._channels(stack, middle))
+
+    def scale(self, hu: NDArray[np.int16]) -> Image:
+        """Map HU to 0..1 by the window."""
         low, high = self.window_hu
-        image = (stack[picks].astype(np.float32) - np.float32(low)) / np.float32(high - low)
-        return np.ascontiguousarray(np.clip(image, 0, 1).transpose(1, 2, 0))
+        image = hu.astype(np.float32)
+        image -= np.float32(low)
+        image /= np.float32(high - low)
+        return np.clip(image, 0, 1, out=image)
+
+    def _channels(self, stack: NDArray[np.int16], middle: int) -> HUImage:
+        picks = np.clip(np.arange(middle - self.context, middle + self.context + 1), 0, len(stack) - 1)
+        # cv2 interleaves planes several times as fast as a transposed copy does.
+        return cast(HUImage, cv2.merge([stack[pick] for pick in picks]).reshape(*stack.shape[1:], -1))
 
     def class_of(self, level: int) -> int | None:
         """The network's class of a level; None for a level outside the class list."""
@@ -162,14 +176,14 @@ class SliceDataset(Dataset[SliceSample]):
         round_, position = divmod(draw, len(self.refs))
         return self.refs[int(_permutation(self.seed, round_, len(self.refs))[position])]
 
-    def _read(self, ref: SliceRef) -> tuple[Image, LabelMap]:
+    def _read(self, ref: SliceRef) -> tuple[HUImage, LabelMap]:
         case = self.cases[ref.case]
-        return self.reader.image(case, ref.x), case.read_label(ref.x)
+        return self.reader.stack(case, ref.x), case.read_label(ref.x)
 
     def _plain(self, ref: SliceRef) -> SliceSample:
-        image, labels = self._read(ref)
+        hu, labels = self._read(ref)
         pad = [(0, -side % STRIDE) for side in labels.shape]
-        image = np.pad(image, [*pad, (0, 0)])
+        image = np.pad(self.reader.scale(hu), [*pad, (0, 0)])
         padded = np.zeros(image.shape[:2], np.uint8)
         padded[: labels.shape[0], : labels.shape[1]] = labels
         return self._sample(image, padded, _ALL, ref)
@@ -180,7 +194,7 @@ class SliceDataset(Dataset[SliceSample]):
         matrix = self.augmentation.single(_shape(labels), self.size, rng)
         canvas, drawn = self._canvas()
         warp(image, labels, matrix, canvas, drawn)
-        return self._sample(self.augmentation.intensity(canvas, rng), drawn, _ALL, ref)
+        return self._sample(self.augmentation.intensity(self.reader.scale(canvas), rng), drawn, _ALL, ref)
 
     def _mosaic(self, refs: Sequence[SliceRef], rng: np.random.Generator) -> SliceSample:
         assert self.augmentation is not None and self.size is not None
@@ -200,16 +214,19 @@ class SliceDataset(Dataset[SliceSample]):
             levels.append(present.astype(np.uint8))
             part = np.ascontiguousarray(image[y0:y1, z0:z1])
             warp(part, ids[labels[y0:y1, z0:z1]], matrix @ offset, canvas, drawn)
-        return self._sample(self.augmentation.intensity(canvas, rng), drawn, np.concatenate(levels), refs[0])
+        varied = self.augmentation.intensity(self.reader.scale(canvas), rng)
+        return self._sample(varied, drawn, np.concatenate(levels), refs[0])
 
-    def _canvas(self) -> tuple[Image, LabelMap]:
+    def _canvas(self) -> tuple[HUImage, LabelMap]:
+        """What lies outside the slice is as dark as the window gets."""
         assert self.size is not None
-        return np.zeros((*self.size, self.reader.channels), np.float32), np.zeros(self.size, np.uint16)
+        dark = max(int(np.floor(self.reader.window_hu[0])), -(1 << 15))
+        return np.full((*self.size, self.reader.channels), dark, np.int16), np.zeros(self.size, np.uint16)
 
     def _sample(self, image: Image, ids: LabelMap, levels: NDArray[np.uint8], ref: SliceRef) -> SliceSample:
         index_map, classes, boxes = instance_targets(ids, levels, self.reader, self.min_pixels)
         return SliceSample(
-            image=torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1))),
+            image=torch.from_numpy(image).permute(2, 0, 1),
             index_map=torch.from_numpy(index_map),
             classes=torch.from_numpy(classes),
             boxes=torch.from_numpy(boxes),
@@ -233,23 +250,24 @@ def instance_targets(
     counts = np.bincount(ids.ravel(), minlength=1)
     lookup = np.zeros(max(len(counts), 1), np.uint8)
     classes: list[int] = []
-    boxes: list[tuple[int, int, int, int]] = []
     for value in np.flatnonzero(counts >= max(min_pixels, 1)):
         of = reader.class_of(int(levels[value])) if value else None
         if of is None or len(classes) == 255:
             continue
-        mask = ids == value
-        rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
-        boxes.append((columns[0], rows[0], columns[-1] + 1, rows[-1] + 1))
         classes.append(of)
         lookup[value] = len(classes)
-    return lookup[ids], np.array(classes, np.float32), np.array(boxes, np.float32).reshape(-1, 4)
+    index_map = lookup[ids]
+    hulls = ndimage.find_objects(index_map, max_label=len(classes)) if classes else []
+    boxes = [(columns.start, rows.start, columns.stop, rows.stop) for rows, columns in hulls]
+    return index_map, np.array(classes, np.float32), np.array(boxes, np.float32).reshape(-1, 4)
 
 
 def collate(samples: Sequence[SliceSample]) -> SliceBatch:
     """Stack samples; smaller ones are padded with zeros at the far ends."""
     height, width = (max(sample["index_map"].shape[axis] for sample in samples) for axis in (0, 1))
-    images = samples[0]["image"].new_zeros((len(samples), samples[0]["image"].shape[0], height, width))
+    # Channels last in memory, as the samples come and as convolutions like it.
+    shape = (len(samples), height, width, samples[0]["image"].shape[0])
+    images = samples[0]["image"].new_zeros(shape).permute(0, 3, 1, 2)
     index_map = samples[0]["index_map"].new_zeros((len(samples), height, width))
     boxes, batch_index = [], []
     for i, sample in enumerate(samples):
