@@ -33,6 +33,7 @@ class SliceAugmentation:
         contrast: factor on the distance to the image's mean within 1 ± contrast.
         gamma: exponent drawn as exp(± gamma).
         noise: standard deviation of white noise, up to this value in windowed units.
+        blur: standard deviation of a Gaussian point spread, up to this value in pixels: thick slices, smooth kernels.
     """
 
     mosaic: float = 1.0
@@ -45,6 +46,7 @@ class SliceAugmentation:
     contrast: float = 0.0
     gamma: float = 0.0
     noise: float = 0.0
+    blur: float = 0.0
 
     def uses_mosaic(self, rng: np.random.Generator, epoch: int, epochs: int) -> bool:
         """Draw whether this image is a mosaic; always draws, so that closing it moves no other draw."""
@@ -52,7 +54,7 @@ class SliceAugmentation:
 
     def intensity(self, image: Image, rng: np.random.Generator) -> Image:
         """Vary a windowed image (..., C) in 0..1."""
-        gain, contrast, gamma, noise = rng.uniform(-1, 1, 4)
+        gain, contrast, gamma, noise, blur = rng.uniform(-1, 1, 5)
         if self.brightness:
             image = image * np.float32(1 + gain * self.brightness)
         if self.contrast:
@@ -61,6 +63,8 @@ class SliceAugmentation:
         image = np.clip(image, 0, 1)
         if self.gamma:
             image = image ** np.float32(np.exp(gamma * self.gamma))
+        if self.blur:
+            image = cv2.GaussianBlur(image, (0, 0), max(abs(blur) * self.blur, 1e-3)).reshape(image.shape)
         if self.noise:
             image = image + rng.standard_normal(image.shape, np.float32) * np.float32(abs(noise) * self.noise)
         return np.clip(image, 0, 1)
