@@ -49,7 +49,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     import torch
 
     if not path.is_file():
-        raise DataError(f"{path}: no such checkpoint; `python -m spineseg.train` writes one an epoch")
+        raise DataError(f"{path}: no such checkpoint; `python -m spineseg.train` writes them")
     sealed = _digests(path)
     found = _sha256(path) if sealed else ""
     if sealed and found not in sealed:
@@ -73,8 +73,54 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
 
 
 def steps_done(checkpoint: dict[str, Any]) -> int:
-    """Return how many training batches a checkpoint has seen: the first step that a resumed run will log."""
-    return int(checkpoint["loops"]["fit_loop"]["epoch_loop.state_dict"]["_batches_that_stepped"])
+    """Return how many training batches a checkpoint has seen: the first step that a resumed run will log.
+
+    Lightning's counter of steps lags by one in a checkpoint that is written inside an epoch; that of batches does not.
+    """
+    return int(checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]["total"]["processed"])
+
+
+# What two runs of the same bits need not share: how long they took.
+TIMES = frozenset({"seconds", "train/images_per_second"})
+
+
+def differences(left: Any, right: Any, ignored: frozenset[str] = TIMES, place: str = "") -> list[str]:
+    """Return where two checkpoints, or parts of them, differ in a bit or in a type; empty for equal ones.
+
+    Args:
+        left: Nested dictionaries and lists of tensors and plain values.
+        right: The same.
+        ignored: Keys that are not looked at.
+        place: Name of the part.
+
+    >>> differences({"a": [1, 2.0], "seconds": 1}, {"a": [1, 2], "seconds": 2})
+    ['a/1: 2.0 ≠ 2']
+    """
+    import torch
+
+    if type(left) is not type(right):
+        return [f"{place}: {left!r:.40} ≠ {right!r:.40}"]
+    if isinstance(left, torch.Tensor):
+        same = left.dtype == right.dtype and left.shape == right.shape and left.stride() == right.stride()
+        return [] if same and _bits(left) == _bits(right) else [f"{place}: tensors differ"]
+    if isinstance(left, dict | list | tuple):
+        pairs = [dict(part) if isinstance(part, dict) else dict(enumerate(part)) for part in (left, right)]
+        if pairs[0].keys() != pairs[1].keys():
+            return [f"{place}: {len(pairs[0].keys() ^ pairs[1].keys())} entries are on one side only"]
+        return [
+            found
+            for key in pairs[0]
+            if key not in ignored
+            for found in differences(pairs[0][key], pairs[1][key], ignored, f"{place}/{key}".lstrip("/"))
+        ]
+    # NaN is NaN here, and 0.0 is not -0.0.
+    return [] if repr(left) == repr(right) else [f"{place}: {left!r:.40} ≠ {right!r:.40}"]
+
+
+def _bits(tensor: Any) -> bytes:
+    import torch
+
+    return bytes(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
 
 
 def _sha256(path: Path) -> str:

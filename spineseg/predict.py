@@ -20,11 +20,15 @@ OUTPUTS = ("nifti", "json", "png")
 @program("predict")
 def main(cfg: DictConfig) -> None:
     """Predict on a file or a folder of scans and say what was written."""
-    from spineseg.errors import DataError
+    from spineseg.predictions.threshold import NAME as THRESHOLD
+
+    check(cfg)
+    if cfg.run == THRESHOLD:
+        _baseline(cfg)
+        return
     from spineseg.runs import find_run
     from spineseg.trained import load_model
 
-    check(cfg)
     run = find_run(cfg.run, Path(cfg.paths.runs))
     model = load_model(run, cfg.checkpoint)
     scans = find_scans(Path(cfg.input), hu_offset=cfg.hu_offset, source_offset=model.hu_offset)
@@ -37,10 +41,28 @@ def main(cfg: DictConfig) -> None:
         outputs=tuple(cfg.outputs),
         provenance={"run": run.name, "checkpoint": cfg.checkpoint},
     )
-    print(f"{len(scans) - len(failures)} of {len(scans)} scans predicted in {cfg.output}")
+    _report(cfg.output, len(scans), failures)
+
+
+def _baseline(cfg: DictConfig) -> None:
+    """Predict with the threshold baseline, which has no run."""
+    from spineseg.predictions.threshold import predict_threshold
+
+    scans = find_scans(Path(cfg.input), hu_offset=cfg.hu_offset)
+    output = Path(cfg.output)
+    failures = predict_threshold(scans, output, convention=cfg.convention)
+    if "png" in cfg.outputs:
+        draw_overlays(scans, output, skip=failures, simulated=False)
+    _report(cfg.output, len(scans), failures)
+
+
+def _report(output: str, total: int, failures: dict[str, str]) -> None:
+    from spineseg.errors import DataError
+
+    print(f"{total - len(failures)} of {total} scans predicted in {output}")
     if failures:
         listed = "\n  ".join(f"{case}: {reason}" for case, reason in failures.items())
-        raise DataError(f"{len(failures)} of {len(scans)} scans failed:\n  {listed}")
+        raise DataError(f"{len(failures)} of {total} scans failed:\n  {listed}")
 
 
 def find_scans(where: Path, *, hu_offset: float | None = None, source_offset: float = 0) -> list["Scan"]:

@@ -3,6 +3,7 @@
 Importing this module must stay cheap; nothing here needs torch until a checkpoint is read.
 """
 
+import errno
 import os
 import re
 from collections.abc import Mapping
@@ -22,8 +23,6 @@ from spineseg.targets import nearest, plain
 CONFIG_FORMAT = "config 1"
 RESULTS_FORMAT = "results 1"
 TRAIN = "python -m spineseg.train"
-# Set for the children of distributed training, which repeat the command line but belong to the first process's run.
-RUN_FOLDER_VARIABLE = "SPINESEG_RUN_FOLDER"
 _SECRET = re.compile(r"(api|access|secret|private)[_-]?key|passw|token|secret|credential", re.IGNORECASE)
 
 
@@ -88,9 +87,7 @@ class Run:
 
 
 def create_run(cfg: DictConfig, overrides: list[str] | None = None) -> Run:
-    """Make the folder of a new run and write its configuration.
-
-    A process that distributed training started gets the run of the process that started it.
+    """Make the folder of a new run, whole from the first moment: it appears with its configuration in it.
 
     Args:
         cfg: Root configuration of `train`.
@@ -100,23 +97,20 @@ def create_run(cfg: DictConfig, overrides: list[str] | None = None) -> Run:
         ConfigError: A name that is not a plain folder name.
         DataError: The folder cannot be written.
     """
-    given = os.environ.get(RUN_FOLDER_VARIABLE)
-    if given and os.environ.get("LOCAL_RANK", "0") != "0":
-        return Run(Path(given))
     for key in ("group", "name"):
         if not re.fullmatch(r"[\w][\w .+=,-]*", str(cfg.run[key])):
             raise ConfigError(f"run.{key}={cfg.run[key]}: expected a plain folder name of letters, digits, _ . + = , -")
     parent = Path(cfg.paths.runs).absolute() / str(cfg.run.group) / str(cfg.run.name)
     try:
-        run = Run(_new_folder(parent))
-        run.checkpoints.mkdir()
+        partial = Run(parent / f".partial-{os.getpid()}")
+        partial.checkpoints.mkdir(parents=True, exist_ok=True)
         content = {"format": CONFIG_FORMAT, **without_secrets(plain(cfg))}
-        write_text(run.config, yaml.safe_dump(content, sort_keys=False, allow_unicode=True))
-        write_text(run.overrides, "".join(f"{each}\n" for each in overrides or [] if not _SECRET.search(each)))
+        write_text(partial.config, yaml.safe_dump(content, sort_keys=False, allow_unicode=True))
+        write_text(partial.overrides, "".join(f"{each}\n" for each in overrides or [] if not _SECRET.search(each)))
+        run = Run(_publish_folder(partial.root, parent))
         _point_latest(parent / "latest", run.root)
     except OSError as error:
         raise DataError(f"{parent}: a run folder cannot be made there ({error}); set paths.runs=") from error
-    os.environ[RUN_FOLDER_VARIABLE] = str(run.root)
     return run
 
 
@@ -238,15 +232,17 @@ def _has_interpolation(content: Any) -> bool:
     return isinstance(content, str) and "${" in content
 
 
-def _new_folder(parent: Path) -> Path:
-    parent.mkdir(parents=True, exist_ok=True)
+def _publish_folder(partial: Path, parent: Path) -> Path:
+    """Give a folder the present time for a name."""
     time = datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
     for number in range(1, 1000):
         folder = parent / (time if number == 1 else f"{time}-{number}")
         try:
-            folder.mkdir()  # of two that start in one second, one gets it
-        except FileExistsError:
-            continue
+            partial.rename(folder)  # of two that start in one second, one gets it: a folder with files stays
+        except OSError as error:
+            if error.errno in (errno.EEXIST, errno.ENOTEMPTY):
+                continue
+            raise
         return folder
     raise FileExistsError(f"{parent / time}: 999 runs in one second")
 

@@ -51,7 +51,8 @@ def simulate_set(
     """Write ``cases`` simulated cases and ``SIMULATED.json`` into a folder.
 
     Cases are made in ``<output>.partial`` and moved when all are complete, so that ``output`` never holds simulated
-    cases without its marker. What an earlier run with the same settings completed is used again.
+    cases without its marker. What an earlier run with the same settings completed is used again. The marker holds each
+    case's facts (see ``PhantomOptions``).
 
     Args:
         output: folder of the set.

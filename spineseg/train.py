@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import DictConfig, open_dict
 
 from spineseg.config import check, program
-from spineseg.errors import ConfigError, DataError
+from spineseg.errors import ConfigError
 
 if TYPE_CHECKING:
     import lightning
@@ -120,48 +120,51 @@ def fit_and_score(cfg: DictConfig, run_or_maker: Any) -> None:
     from spineseg.hardware import build_trainer
     from spineseg.lineage import check_ancestor, check_same_data, facts
     from spineseg.provenance import write_provenance
+    from spineseg.ranks import run_of_all
     from spineseg.runs import Run, best_checkpoint, find_run
     from spineseg.scoring import score_split
     from spineseg.targets import build, plain
     from spineseg.trained import build_datamodule, build_task, load_weights, trained_model
 
     resumed = run_or_maker if isinstance(run_or_maker, Run) else None
+    # A run that was killed before its first checkpoint goes on from its start.
+    saved = resumed is not None and resumed.last.is_file()
     datamodule = build_datamodule(cfg)
     # Cheap questions first: are there files, can the weights be had; then the audit, which reads all of them.
     if not datamodule.source.download:
         datamodule.source.cases()
     # Weights of a new network are the only draw from the global generator.
     lightning.seed_everything(cfg.seed, verbose=False)
-    task = build_task(cfg, datamodule, pretrained=resumed is None)
+    task = build_task(cfg, datamodule, pretrained=not saved)
     split = datamodule.split()
-    if resumed is not None:
-        if not resumed.last.is_file():
-            raise DataError(
-                f"{resumed.root}: no checkpoint to resume from; it ended before its first epoch: start anew"
-            )
+    resumed_step = None if resumed is None else 0
+    if resumed is not None and resumed.provenance.is_file():
         check_same_data(resumed, datamodule)
-        steps = steps_done(read_checkpoint(resumed.last))
+    if resumed is not None and saved:
+        resumed_step = steps_done(read_checkpoint(resumed.last))
     elif cfg.init_from is not None:
         ancestor = find_run(cfg.init_from, Path(cfg.paths.runs))
         check_ancestor(ancestor, datamodule)
         load_weights(task, best_checkpoint(ancestor))
-    run = resumed or run_or_maker()
-    loggers = [
-        build(node, Logger, run_folder=run.root, resumed_step=None if resumed is None else steps)  # type: ignore[type-abstract]
-        for node in cfg.logger.values()
-        if node is not None
-    ]
     callbacks = [build(node, lightning.Callback) for node in cfg.callbacks.values() if node is not None]
     for callback in callbacks:
         if isinstance(callback, Panels):
             callback.simulated = datamodule.prepared.simulated
-    trainer = build_trainer(cfg.trainer, logger=loggers, callbacks=callbacks, default_root_dir=str(run.root))
+    trainer = build_trainer(cfg.trainer, logger=False, callbacks=callbacks)
+    run = resumed or run_of_all(trainer, run_or_maker)
+    # The trainer knows the process's rank, which decides who makes the folder that loggers and callbacks write to.
+    trainer._default_root_dir = str(run.root)  # type: ignore[attr-defined]  # set by a connector
+    trainer.loggers = loggers = [
+        build(node, Logger, run_folder=run.root, resumed_step=resumed_step)  # type: ignore[type-abstract]
+        for node in cfg.logger.values()
+        if node is not None
+    ]
     if trainer.is_global_zero:
         write_provenance(run, **facts(cfg, datamodule, task, trainer))
         announce(run, datamodule, split, task)
         for logger in loggers:
             logger.log_hyperparams(dict(plain(cfg)) | {"simulated": datamodule.prepared.simulated})
-    fit(trainer, task, datamodule, run, resume=resumed is not None)
+    fit(trainer, task, datamodule, run, resume=saved)
     if trainer.world_size > 1:
         trainer.strategy.barrier()
         if not trainer.is_global_zero:
@@ -179,17 +182,15 @@ def fit_and_score(cfg: DictConfig, run_or_maker: Any) -> None:
 
 
 def fit(trainer: "lightning.Trainer", task: Any, datamodule: Any, run: "Run", *, resume: bool) -> None:
-    """Fit; a run that is stopped ends with 143 (SIGTERM) or 130 (Ctrl-C) and says how to go on."""
+    """Fit; a run that is stopped ends with 143 (SIGTERM, after a save) or 130 (Ctrl-C) and says how to go on."""
     from lightning.pytorch.utilities.exceptions import SIGTERMException
 
     try:
         trainer.fit(task, datamodule=datamodule, ckpt_path=run.last if resume else None, weights_only=True)
     except SystemExit as stop:
         # Lightning ends the process with 0 or 1 here, which a scheduler would take for done or failed.
-        if run.last.is_file():
-            print(
-                f"stopped; go on from the last epoch with: python -m spineseg.train resume={run.root}", file=sys.stderr
-            )
+        if trainer.is_global_zero:
+            print(f"stopped; go on with: python -m spineseg.train resume={run.root}", file=sys.stderr, flush=True)
         sys.exit(143 if isinstance(stop, SIGTERMException) else 130)
 
 

@@ -34,6 +34,7 @@ class EMA(Callback):
         self._average: dict[str, Tensor] = {}
         self._step = 0
         self._swapped = False
+        self._pairs: tuple[list[Tensor], list[Tensor]] = ([], [])
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start from the weights, unless a checkpoint brought an average, on the device of the weights."""
@@ -47,6 +48,10 @@ class EMA(Callback):
         """Count optimiser steps from where the checkpoint stopped; the loops are restored after `on_fit_start`."""
         self._step = trainer.global_step
 
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """List averages and weights once: walking through the modules takes longer than averaging them."""
+        self._pair(pl_module)
+
     @torch.no_grad()
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -57,18 +62,14 @@ class EMA(Callback):
         self._step = trainer.global_step
         self.updates += 1
         d = self.decay * (1 - math.exp(-self.updates / self.tau))
-        weights = floating_state(pl_module)
-        torch._foreach_lerp_([self._average[name] for name in weights], list(weights.values()), 1 - d)
+        if not self._pairs[0]:  # a run that goes on inside an epoch does not start it
+            self._pair(pl_module)
+        torch._foreach_lerp_(*self._pairs, 1 - d)
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Put the average in the place of the weights; the batch statistics of rank 0 count for all ranks."""
-        if not self._average:
-            return
-        if trainer.world_size > 1:
-            for name, _ in pl_module.named_buffers():
-                if name in self._average:
-                    torch.distributed.broadcast(self._average[name], 0)
-        self._swap(pl_module)
+        """Put the average in the place of the weights; the task then takes process 0's batch statistics for all."""
+        if self._average:
+            self._swap(pl_module)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Put the weights back."""
@@ -108,12 +109,16 @@ class EMA(Callback):
         }
         pl_module.load_state_dict(checkpoint["current_model_state"])
 
+    def _pair(self, module: LightningModule) -> None:
+        weights = floating_state(module)
+        self._pairs = [self._average[name] for name in weights], list(weights.values())
+
     @torch.no_grad()
     def _swap(self, module: LightningModule) -> None:
-        for name, value in floating_state(module).items():
-            kept = value.clone()
-            value.copy_(self._average[name])
-            self._average[name].copy_(kept)
+        weights = floating_state(module)
+        averages, kept = [self._average[name] for name in weights], [value.clone() for value in weights.values()]
+        torch._foreach_copy_(list(weights.values()), averages)
+        torch._foreach_copy_(averages, kept)
         self._swapped = not self._swapped
 
 

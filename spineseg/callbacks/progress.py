@@ -34,5 +34,8 @@ class Progress(RichProgressBar):
         validated = (trainer.current_epoch + 1) % (trainer.check_val_every_n_epoch or 1) == 0
         kinds = ("train/", "val/") if validated else ("train/",)
         values = {name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith(kinds)}
-        shown = "  ".join(f"{name} {value:.4g}" for name, value in values.items() if not name.endswith("_step"))
+        # The mean over the epoch stands for the value of its last logged batch.
+        means = {name.removesuffix("_epoch"): value for name, value in values.items() if name.endswith("_epoch")}
+        plain = {name: value for name, value in values.items() if not name.endswith(("_step", "_epoch"))}
+        shown = "  ".join(f"{name} {value:.4g}" for name, value in (plain | means).items())
         print(f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}  {shown}", flush=True)

@@ -5,6 +5,8 @@ from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
+from spineseg.progress import inside_epoch
+
 
 class Throughput(Callback):
     """Logs `train/images_per_second` over the batches since the last logged step.
@@ -17,6 +19,10 @@ class Throughput(Callback):
         self._images = 0
         self._seconds = 0.0
         self._mark: float | None = None
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """A run that goes on inside an epoch times its first batch from here: the row is logged as in any other run."""
+        self._mark = time.perf_counter() if inside_epoch(trainer) else None
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Forget the clock: what lay between two epochs is not training."""
@@ -39,3 +45,11 @@ class Throughput(Callback):
             speed = self._images / self._seconds
             pl_module.log("train/images_per_second", speed, on_step=True, on_epoch=False, batch_size=1)
             self._images, self._seconds = 0, 0.0
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what was counted since the last logged step."""
+        return {"images": self._images, "seconds": self._seconds}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take it."""
+        self._images, self._seconds = int(state_dict["images"]), float(state_dict["seconds"])

@@ -5,8 +5,10 @@ interpolated twice. Left-right is out of a sagittal slice's plane; head-foot is 
 levels' names untrue.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple, cast
 
 import cv2
 import numpy as np
@@ -15,6 +17,7 @@ from numpy.typing import NDArray
 Image = NDArray[np.float32]  # (Y, Z, C), windowed to 0..1
 HUImage = NDArray[np.int16]  # (Y, Z, C)
 LabelMap = NDArray[np.uint8] | NDArray[np.uint16]  # (Y, Z)
+Part = tuple[int, int, int, int]  # y0, y1, z0, z1, half-open
 Matrix = NDArray[np.float64]  # (3, 3), (z, y, 1) of the slice → (z, y, 1) of the network's image: cv2's order
 
 
@@ -52,22 +55,40 @@ class SliceAugmentation:
         """Draw whether this image is a mosaic; always draws, so that closing it moves no other draw."""
         return bool(rng.random() < self.mosaic) and epoch < epochs - self.close_mosaic_epochs
 
-    def intensity(self, image: Image, rng: np.random.Generator) -> Image:
-        """Vary a windowed image (..., C) in 0..1."""
+    def intensity(self, image: Image, rng: np.random.Generator, shown: Part | None = None) -> Image:
+        """Vary a windowed image (Y, Z, C) in 0..1, in place where that can be.
+
+        Args:
+            image: to be varied.
+            rng: what is drawn from.
+            shown: part of the image outside of which it is 0.
+        """
         gain, contrast, gamma, noise, blur = rng.uniform(-1, 1, 5)
+        if shown is not None and not (self.contrast or self.noise or self.blur):
+            # The other kinds leave 0 at 0, so that the rest of the image need not be touched.
+            self._vary(image[shown[0] : shown[1], shown[2] : shown[3]], gain, 0.0, gamma)
+            return image
+        self._vary(image, gain, contrast, gamma)
+        if self.blur:
+            blurred = cv2.GaussianBlur(image, (0, 0), max(abs(blur) * self.blur, 1e-3))
+            image = cast(Image, blurred.reshape(image.shape))
+        if self.noise:
+            image += rng.standard_normal(image.shape, np.float32) * np.float32(abs(noise) * self.noise)
+        return np.clip(image, 0, 1, out=image) if self.blur or self.noise else image
+
+    def _vary(self, image: Image, gain: float, contrast: float, gamma: float) -> None:
         if self.brightness:
-            image = image * np.float32(1 + gain * self.brightness)
+            image *= np.float32(1 + gain * self.brightness)
         if self.contrast:
             mean = image.mean(dtype=np.float32)
-            image = (image - mean) * np.float32(1 + contrast * self.contrast) + mean
-        image = np.clip(image, 0, 1)
+            image -= mean
+            image *= np.float32(1 + contrast * self.contrast)
+            image += mean
+            np.maximum(image, 0, out=image)
+        if self.brightness or self.contrast:
+            np.minimum(image, 1, out=image)
         if self.gamma:
-            image = image ** np.float32(np.exp(gamma * self.gamma))
-        if self.blur:
-            image = cv2.GaussianBlur(image, (0, 0), max(abs(blur) * self.blur, 1e-3)).reshape(image.shape)
-        if self.noise:
-            image = image + rng.standard_normal(image.shape, np.float32) * np.float32(abs(noise) * self.noise)
-        return np.clip(image, 0, 1)
+            image **= np.float32(np.exp(gamma * self.gamma))
 
     def single(self, shape: tuple[int, int], size: tuple[int, int], rng: np.random.Generator) -> Matrix:
         """Draw where a slice of ``shape`` (Y, Z) goes in an image of ``size`` (Y, Z).
@@ -84,7 +105,7 @@ class SliceAugmentation:
 
     def mosaic_of(
         self, shapes: Sequence[tuple[int, int]], size: tuple[int, int], rng: np.random.Generator
-    ) -> list[tuple[Matrix, tuple[int, int, int, int]]]:
+    ) -> list[tuple[Matrix, Part]]:
         """Draw where four slices go: for each its matrix and the part (y0, y1, z0, z1) of the slice that is shown.
 
         As Ultralytics': the slices meet at a point drawn in the middle half of a canvas twice the image's size, and
@@ -109,11 +130,10 @@ class SliceAugmentation:
 
     def _linear(self, rng: np.random.Generator) -> Matrix:
         angle, zoom, mirror = rng.uniform(-1, 1), rng.uniform(-1, 1), rng.random()
-        radians, factor = np.deg2rad(angle * self.degrees), 1 + zoom * self.scale
-        turn = factor * np.array([[np.cos(radians), -np.sin(radians)], [np.sin(radians), np.cos(radians)]])
-        if mirror < self.flip_front_back:
-            turn = turn @ np.diag([1.0, -1.0])
-        return turn
+        radians, factor = math.radians(angle * self.degrees), 1 + zoom * self.scale
+        cosine, sine = factor * math.cos(radians), factor * math.sin(radians)
+        side = -1.0 if mirror < self.flip_front_back else 1.0
+        return np.array([[cosine, -sine * side], [sine, cosine * side]])
 
 
 def _centre(shape: tuple[int, int]) -> Matrix:
@@ -129,29 +149,90 @@ def _about(turn: Matrix, source: Matrix, target: Matrix) -> Matrix:
     return matrix
 
 
-def warp(image: HUImage, labels: LabelMap, matrix: Matrix, into_image: HUImage, into_labels: LabelMap) -> None:
-    """Draw a slice (Y, Z, C) in HU and its labels (Y, Z) into the network's image and label map, where they show.
+class Patch(NamedTuple):
+    """What a slice shows in the network's image: a rectangle of it whose first pixel is (top, left)."""
 
-    HU are interpolated, not windowed values: half the bytes, and an edge keeps the place where the scan has it.
+    top: int
+    left: int
+    image: Image  # (h, w, C) HU
+    labels: LabelMap  # (h, w)
+
+
+def shown_part(matrix: Matrix, shape: tuple[int, int], size: tuple[int, int]) -> Part:
+    """The part of a slice of ``shape`` that can show in an image of ``size``: nothing else need be read."""
+    (a, b, shift_z), (c, d, shift_y) = matrix[:2].tolist()
+    spread = a * d - b * c
+    corners = [(z - shift_z, y - shift_y) for z in (-1, size[1]) for y in (-1, size[0])]
+    ys, zs = [(a * y - c * z) / spread for z, y in corners], [(d * z - b * y) / spread for z, y in corners]
+    (y0, y1), (z0, z1) = (
+        (min(max(math.floor(min(axis)) - 1, 0), n), min(max(math.ceil(max(axis)) + 2, 0), n))
+        for axis, n in ((ys, shape[0]), (zs, shape[1]))
+    )
+    return y0, y1, z0, z1
+
+
+def at_part(matrix: Matrix, part: Part) -> Matrix:
+    """The matrix of a slice for its part alone."""
+    moved = matrix.copy()
+    moved[:2, 2] += matrix[:2, :2] @ np.array([part[2], part[0]])
+    return moved
+
+
+def warp(image: HUImage, labels: LabelMap, matrix: Matrix, size: tuple[int, int], outside: float) -> Patch | None:
+    """Draw a slice (Y, Z, C) in HU and its labels (Y, Z) for the network's image of ``size``; None if nothing shows.
+
+    HU are interpolated, not windowed values: an edge keeps the place where the scan has it. Without a rotation the
+    axes are apart, and resizing takes a fifth of the time; the slice then starts at one of its own pixels, so that it
+    may lie up to half of one from where the matrix has it, its labels with it. Zooming out far would need a prefilter,
+    but the zoom here stays within a factor of two.
+
+    Args:
+        image: of the slice or of a part of it.
+        labels: of the same pixels.
+        matrix: of these pixels.
+        size: (Y, Z) of the network's image.
+        outside: HU of the patch's pixels that lie beyond a turned slice.
     """
-    size = (into_labels.shape[1], into_labels.shape[0])
-    affine = matrix[:2]
-    # A border that is transparent leaves what other tiles have drawn; zooming out far would need a prefilter, but the
-    # zoom here stays within a factor of two.
-    flags = {"borderMode": cv2.BORDER_TRANSPARENT}
-    channels = image.shape[2]
-    if channels <= 4:
-        target = into_image if channels > 1 else into_image[:, :, 0]
-        source = image if channels > 1 else np.ascontiguousarray(image[:, :, 0])
-        drawn = np.ascontiguousarray(target)
-        cv2.warpAffine(source, affine, size, drawn, flags=cv2.INTER_LINEAR, **flags)
-        into_image[...] = drawn.reshape(into_image.shape)
-    else:  # cv2 warps at most four channels at once
-        for channel in range(channels):
-            drawn = np.ascontiguousarray(into_image[:, :, channel])
-            plane = np.ascontiguousarray(image[:, :, channel])
-            cv2.warpAffine(plane, affine, size, drawn, flags=cv2.INTER_LINEAR, **flags)
-            into_image[:, :, channel] = drawn
-    # cv2 draws into an array of another type only on a copy.
-    same = labels if labels.dtype == into_labels.dtype else labels.astype(np.uint16)
-    cv2.warpAffine(same, affine, size, into_labels, flags=cv2.INTER_NEAREST, **flags)
+    rows, columns, _ = image.shape
+    border = np.array([[-0.5, columns - 0.5, -0.5, columns - 0.5], [-0.5, -0.5, rows - 0.5, rows - 0.5]])
+    z, y = matrix[:2, :2] @ border + matrix[:2, 2:]
+    (top, bottom), (left, right) = (
+        (max(math.ceil(axis.min()), 0), min(math.ceil(axis.max()), n)) for axis, n in ((y, size[0]), (z, size[1]))
+    )
+    if bottom <= top or right <= left:
+        return None
+    if matrix[0, 1] == 0 == matrix[1, 0]:
+        return _resized(image, labels, matrix, (top, bottom, left, right))
+    affine = matrix[:2] - np.array([[0, 0, left], [0, 0, top]])
+    inner = (right - left, bottom - top)
+    drawn = np.full((inner[1], inner[0], image.shape[2]), outside, np.float32)
+    # cv2 warps at most four channels at once, and floats faster than int16.
+    for low in range(0, image.shape[2], 4):
+        source = image[:, :, low : low + 4].astype(np.float32)
+        target = np.ascontiguousarray(drawn[:, :, low : low + 4])
+        cv2.warpAffine(source, affine, inner, target, flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_TRANSPARENT)
+        drawn[:, :, low : low + 4] = target
+    near = cv2.warpAffine(labels, affine, inner, flags=cv2.INTER_NEAREST, borderMode=cv2.BORDER_CONSTANT)
+    return Patch(top, left, drawn, cast(LabelMap, near))
+
+
+def _resized(image: HUImage, labels: LabelMap, matrix: Matrix, shown: Part) -> Patch:
+    """Draw a slice that is zoomed and mirrored, but not turned, into the rectangle ``shown``."""
+    flips, starts, zooms, lengths = [], [], [], []
+    for axis, low, high in ((1, shown[0], shown[1]), (0, shown[2], shown[3])):
+        n, zoom, shift = image.shape[1 - axis], float(matrix[axis, axis]), float(matrix[axis, 2])
+        flips.append(-1 if zoom < 0 else 1)
+        if zoom < 0:
+            zoom, shift = -zoom, shift + zoom * (n - 1)
+        # Pixel i of the resized part has its centre at (i + 0.5) ÷ zoom of the part.
+        start = min(max(round((low - shift - 0.5) / zoom + 0.5), 0), n - 1)
+        starts.append(slice(start, min(start + math.ceil((high - low) / zoom) + 2, n)))
+        zooms.append(zoom)
+        lengths.append(slice(0, high - low))
+    mirrored = image[:: flips[0], :: flips[1]][starts[0], starts[1]]
+    fy, fx = zooms
+    drawn = cv2.resize(mirrored, None, fx=fx, fy=fy, interpolation=cv2.INTER_LINEAR)[lengths[0], lengths[1]]
+    same = labels[:: flips[0], :: flips[1]][starts[0], starts[1]]
+    near = cv2.resize(same, None, fx=fx, fy=fy, interpolation=cv2.INTER_NEAREST_EXACT)[lengths[0], lengths[1]]
+    floats = drawn.reshape(*drawn.shape[:2], -1).astype(np.float32)
+    return Patch(shown[0], shown[2], floats, cast(LabelMap, near))

@@ -1,20 +1,24 @@
 """LightningDataModules: prepared cases and a split in, batches out."""
 
 import os
+import signal
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import lightning
 import numpy as np
+import torch
+from torch import Tensor
 from torch.utils.data import DataLoader
 
 from spineseg.data.augmentation import SliceAugmentation
 from spineseg.data.preparation import prepare_source
 from spineseg.data.prepared import Prepared, read_prepared
+from spineseg.data.sampling import DrawSampler, OrderedBatches
 from spineseg.data.slices import (
     STRIDE,
     Classes,
-    DrawSampler,
     SliceDataset,
     SliceReader,
     SliceRef,
@@ -26,6 +30,7 @@ from spineseg.data.splits import Split, check_leakage, overfit_split, read_split
 from spineseg.data.store import StoredCase, open_store
 from spineseg.errors import ConfigError
 from spineseg.geometry import SpacingMm
+from spineseg.progress import position
 
 
 class SliceDataModule(lightning.LightningDataModule):
@@ -92,6 +97,8 @@ class SliceDataModule(lightning.LightningDataModule):
         self.reader = SliceReader((window_hu[0], window_hu[1]), context, classes, tuple(source.levels))
         self.seed, self.epochs = seed, 1
         self._prepared: Prepared | None = None
+        self._draws: dict[str, int] = {}
+        self._resumed_draws: dict[str, int] = {}
 
     @property
     def channels(self) -> int:
@@ -170,29 +177,80 @@ class SliceDataModule(lightning.LightningDataModule):
         return SliceDataset(stored, refs, self.reader)
 
     def train_dataloader(self) -> DataLoader[SliceSample]:
-        """Batches of training slices."""
-        return self._loader(self.train_dataset(), drop_last=True)
+        """Batches of training slices, from where a resumed run goes on.
 
-    def val_dataloader(self) -> DataLoader[SliceSample]:
-        """Batches of validation slices."""
-        return self._loader(self.val_dataset(), drop_last=False)
-
-    def _loader(self, dataset: SliceDataset, *, drop_last: bool) -> DataLoader[SliceSample]:
-        rank, world = (self.trainer.global_rank, self.trainer.world_size) if self.trainer is not None else (0, 1)
-        workers = _free_processors(world) if self.workers is None else self.workers
-        loader: DataLoader[SliceSample] = DataLoader(
+        Raises:
+            ConfigError: A checkpoint from inside an epoch that was cut into other batches.
+        """
+        dataset = self.train_dataset()
+        rank, world = self._place
+        epoch, batches = (0, 0) if self.trainer is None else position(self.trainer)
+        self._draws = {"epoch": len(dataset), "batch": self.batch_size * world}
+        if batches and self._resumed_draws != self._draws:
+            raise ConfigError(
+                f"the checkpoint was written inside an epoch, with {self._resumed_draws} draws; now there would be "
+                f"{self._draws}: go on with as many processes as before (trainer.devices, trainer.num_nodes)"
+            )
+        return self._loader(
             dataset,
             batch_size=self.batch_size,
-            sampler=DrawSampler(len(dataset), rank=rank, world=world),
+            sampler=DrawSampler(
+                len(dataset), rank=rank, world=world, epoch=epoch, taken=batches * self._draws["batch"]
+            ),
+            drop_last=len(dataset) >= self._draws["batch"],
+        )
+
+    def val_dataloader(self) -> DataLoader[SliceSample]:
+        """Batches of validation slices.
+
+        Raises:
+            ConfigError: Fewer batches than processes: Lightning leaves out the validation of one without any.
+        """
+        dataset = self.val_dataset()
+        rank, world = self._place
+        if len(dataset) <= (world - 1) * self.batch_size:
+            raise ConfigError(
+                f"{len(dataset)} validation slices in batches of {self.batch_size} are too few for {world} processes; "
+                "lower data.validation_step_mm, data.batch_size or trainer.devices"
+            )
+        return self._loader(
+            dataset, batch_sampler=OrderedBatches(len(dataset), self.batch_size, rank=rank, world=world)
+        )
+
+    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
+        """Move a batch's tensors; Lightning would walk through the name of every slice too."""
+        return {
+            name: value.to(device, non_blocking=device.type == "cuda") if isinstance(value, Tensor) else value
+            for name, value in batch.items()
+        }
+
+    def state_dict(self) -> dict[str, Any]:
+        """Draws an epoch and a batch, over all processes: in these units a position inside an epoch is kept."""
+        return dict(self._draws)
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Remember the units of the checkpoint."""
+        self._resumed_draws = dict(state_dict)
+
+    def _loader(self, dataset: SliceDataset, **batches: Any) -> DataLoader[SliceSample]:
+        workers = _free_processors(self._place[1]) if self.workers is None else self.workers
+        loader: DataLoader[SliceSample] = DataLoader(
+            dataset,
             collate_fn=collate,
             num_workers=workers,
             persistent_workers=workers > 0,
             # Threads and file handles of blosc2 do not survive a fork.
             multiprocessing_context="forkserver" if workers else None,
+            worker_init_fn=_ignore_sigterm,
             pin_memory=self.trainer is not None and self.trainer.strategy.root_device.type == "cuda",
-            drop_last=drop_last and len(dataset) >= self.batch_size * world,
+            **batches,
         )
         return loader
+
+    @property
+    def _place(self) -> tuple[int, int]:
+        """This process and the number of processes."""
+        return (self.trainer.global_rank, self.trainer.world_size) if self.trainer is not None else (0, 1)
 
     @property
     def _spacing(self) -> SpacingMm:
@@ -202,8 +260,13 @@ class SliceDataModule(lightning.LightningDataModule):
         return open_store(self.prepared.store(self._spacing), ids)
 
     def _whole_batches(self, length: int) -> int:
-        whole = self.batch_size * (self.trainer.world_size if self.trainer is not None else 1)
+        whole = self.batch_size * self._place[1]
         return length - length % whole if length >= whole else length
+
+
+def _ignore_sigterm(worker: int) -> None:
+    """A scheduler sends SIGTERM to every process; the training process still needs its loaders to save and end."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
 def _free_processors(world: int) -> int:

@@ -1,6 +1,6 @@
 """Sagittal slices as training samples: read from the store, varied, with bitmap targets straight from the label map."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Literal, NamedTuple, TypedDict, cast
@@ -9,11 +9,20 @@ import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy import ndimage
 from torch import Tensor
-from torch.utils.data import Dataset, Sampler
+from torch.utils.data import Dataset
 
-from spineseg.data.augmentation import HUImage, Image, LabelMap, SliceAugmentation, warp
+from spineseg.data.augmentation import (
+    HUImage,
+    Image,
+    LabelMap,
+    Part,
+    Patch,
+    SliceAugmentation,
+    at_part,
+    shown_part,
+    warp,
+)
 from spineseg.data.store import StoredCase
 from spineseg.errors import ConfigError
 
@@ -21,6 +30,9 @@ Classes = Literal["vertebra", "levels"]
 
 # Without a mosaic, ids are the levels themselves.
 _ALL = np.arange(256, dtype=np.uint8)
+# A mosaic takes its other slices from the draws around it, which are read anyway and kept meanwhile; Ultralytics' takes
+# them from the images it read last.
+MOSAIC_DRAWS = 32
 STRIDE = 32  # the coarsest level of the detectors' feature pyramids
 
 
@@ -85,10 +97,17 @@ class SliceReader:
         """The slice and its neighbours, windowed: (Y, Z, C). Beyond the volume the border slice is repeated."""
         return self.scale(self.stack(case, index))
 
-    def stack(self, case: StoredCase, index: int) -> HUImage:
-        """The slice and its neighbours in HU: (Y, Z, C). Beyond the volume the border slice is repeated."""
+    def stack(self, case: StoredCase, index: int, part: Part | None = None) -> HUImage:
+        """The slice and its neighbours in HU: (Y, Z, C). Beyond the volume the border slice is repeated.
+
+        Args:
+            case: an opened case.
+            index: of the slice.
+            part: of the slice, to read that alone.
+        """
         low, high = max(index - self.context, 0), min(index + self.context + 1, case.shape[0])
-        return self._channels(case.read_image(low, high), index - low)
+        y0, y1, z0, z1 = part or (0, case.shape[1], 0, case.shape[2])
+        return self._channels(case.read_image_box((slice(low, high), slice(y0, y1), slice(z0, z1))), index - low)
 
     def window(self, stack: NDArray[np.int16], middle: int) -> Image:
         """Window a stack of slices (K, Y, Z) in HU around slice ``middle``: (Y, Z, C)."""
@@ -96,8 +115,11 @@ class SliceReader:
 
     def scale(self, hu: NDArray[np.int16]) -> Image:
         """Map HU to 0..1 by the window."""
+        return self.scale_in_place(hu.astype(np.float32))
+
+    def scale_in_place(self, image: Image) -> Image:
+        """The same for HU that are floats already, in their place."""
         low, high = self.window_hu
-        image = hu.astype(np.float32)
         image -= np.float32(low)
         image /= np.float32(high - low)
         return np.clip(image, 0, 1, out=image)
@@ -153,6 +175,7 @@ class SliceDataset(Dataset[SliceSample]):
         self.cases, self.refs, self.reader = cases, tuple(refs), reader
         self.size, self.augmentation, self.epochs, self.seed = size, augmentation, epochs, seed
         self.length, self.min_pixels = length or len(self.refs), min_pixels
+        self._tiles: dict[SliceRef, tuple[HUImage, LabelMap, NDArray[np.uint8]]] = {}
 
     def __len__(self) -> int:
         """Samples an epoch."""
@@ -167,8 +190,8 @@ class SliceDataset(Dataset[SliceSample]):
         rng = np.random.default_rng((self.seed, draw))
         ref = self.ref_of(draw)
         if self.augmentation.uses_mosaic(rng, draw // self.length, self.epochs):
-            others = [self.refs[i] for i in rng.integers(0, len(self.refs), 3)]
-            return self._mosaic([ref, *others], rng)
+            others = draw - draw % MOSAIC_DRAWS + rng.integers(0, MOSAIC_DRAWS, 3)
+            return self._mosaic([ref, *(self.ref_of(int(other)) for other in others)], rng)
         return self._single(ref, rng)
 
     def ref_of(self, draw: int) -> SliceRef:
@@ -190,38 +213,72 @@ class SliceDataset(Dataset[SliceSample]):
 
     def _single(self, ref: SliceRef, rng: np.random.Generator) -> SliceSample:
         assert self.augmentation is not None and self.size is not None
-        image, labels = self._read(ref)
-        matrix = self.augmentation.single(_shape(labels), self.size, rng)
-        canvas, drawn = self._canvas()
-        warp(image, labels, matrix, canvas, drawn)
-        return self._sample(self.augmentation.intensity(self.reader.scale(canvas), rng), drawn, _ALL, ref)
+        case = self.cases[ref.case]
+        matrix = self.augmentation.single(case.shape[1:], self.size, rng)
+        part = shown_part(matrix, case.shape[1:], self.size)
+        patches: list[Patch | None] = []
+        if part[0] < part[1] and part[2] < part[3]:
+            y, z = slice(*part[:2]), slice(*part[2:])
+            labels = case.read_label_box((slice(ref.x, ref.x + 1), y, z))[0]
+            image = self.reader.stack(case, ref.x, part)
+            patches.append(warp(image, labels, at_part(matrix, part), self.size, self._dark))
+        return self._composed(patches, rng, _ALL, ref)
 
     def _mosaic(self, refs: Sequence[SliceRef], rng: np.random.Generator) -> SliceSample:
         assert self.augmentation is not None and self.size is not None
-        tiles = [self._read(ref) for ref in refs]
-        plan = self.augmentation.mosaic_of([_shape(labels) for _, labels in tiles], self.size, rng)
-        canvas, drawn = self._canvas()
-        levels = [np.zeros(1, np.uint8)]
-        for (image, labels), (matrix, (y0, y1, z0, z1)) in zip(tiles, plan, strict=True):
+        tiles = [self._kept_tile(ref) for ref in refs]
+        plan = self.augmentation.mosaic_of([_shape(labels) for _, labels, _ in tiles], self.size, rng)
+        # Tiles can hold the same level: each gets ids of its own, whose levels are remembered.
+        levels = np.concatenate([np.zeros(1, np.uint8), *(present for _, _, present in tiles)])
+        dtype = np.min_scalar_type(len(levels))
+        patches: list[Patch | None] = []
+        first = 1
+        for (image, labels, present), (matrix, whole) in zip(tiles, plan, strict=True):
+            ids = np.zeros(256, dtype)
+            ids[present] = first + np.arange(len(present))
+            first += len(present)
+            seen = shown_part(matrix, _shape(labels), self.size)
+            y0, z0 = max(whole[0], seen[0]), max(whole[2], seen[2])
+            y1, z1 = min(whole[1], seen[1]), min(whole[3], seen[3])
             if y1 - y0 < 2 or z1 - z0 < 2:
                 continue
-            offset = np.eye(3)
-            offset[:2, 2] = z0, y0
-            # Tiles can hold the same level: each gets ids of its own, whose levels are remembered.
-            present = np.flatnonzero(np.bincount(labels.ravel(), minlength=256)[1:]) + 1
-            ids = np.zeros(256, np.uint16)
-            ids[present] = sum(map(len, levels)) + np.arange(len(present))
-            levels.append(present.astype(np.uint8))
-            part = np.ascontiguousarray(image[y0:y1, z0:z1])
-            warp(part, ids[labels[y0:y1, z0:z1]], matrix @ offset, canvas, drawn)
-        varied = self.augmentation.intensity(self.reader.scale(canvas), rng)
-        return self._sample(varied, drawn, np.concatenate(levels), refs[0])
+            moved = at_part(matrix, (y0, y1, z0, z1))
+            patch = warp(image[y0:y1, z0:z1], labels[y0:y1, z0:z1], moved, self.size, self._dark)
+            if patch is not None:
+                patches.append(patch._replace(labels=cast(LabelMap, cv2.LUT(patch.labels, ids))))
+        return self._composed(patches, rng, levels, refs[0])
 
-    def _canvas(self) -> tuple[HUImage, LabelMap]:
-        """What lies outside the slice is as dark as the window gets."""
-        assert self.size is not None
-        dark = max(int(np.floor(self.reader.window_hu[0])), -(1 << 15))
-        return np.full((*self.size, self.reader.channels), dark, np.int16), np.zeros(self.size, np.uint16)
+    def _kept_tile(self, ref: SliceRef) -> tuple[HUImage, LabelMap, NDArray[np.uint8]]:
+        """A slice, its labels and its levels; the last ones are kept, which changes nothing but the time."""
+        tile = self._tiles.pop(ref, None)
+        if tile is None:
+            image, labels = self._read(ref)
+            tile = image, labels, np.flatnonzero(np.bincount(labels.ravel(), minlength=256)[1:]).astype(np.uint8) + 1
+            if len(self._tiles) >= MOSAIC_DRAWS:
+                del self._tiles[next(iter(self._tiles))]
+        self._tiles[ref] = tile
+        return tile
+
+    def _composed(
+        self, patches: Sequence[Patch | None], rng: np.random.Generator, levels: NDArray[np.uint8], ref: SliceRef
+    ) -> SliceSample:
+        """Window the patches, draw them, vary the image; what lies outside is as dark as the window gets: 0."""
+        assert self.augmentation is not None and self.size is not None
+        there = [patch for patch in patches if patch is not None]
+        image = np.zeros((*self.size, self.reader.channels), np.float32)
+        ids: LabelMap = np.zeros(self.size, np.result_type(np.uint8, *(patch.labels.dtype for patch in there)))
+        rows = [slice(patch.top, patch.top + patch.image.shape[0]) for patch in there]
+        columns = [slice(patch.left, patch.left + patch.image.shape[1]) for patch in there]
+        for patch, y, z in zip(there, rows, columns, strict=True):
+            # The corners of turned tiles lie in each other's patches, and are 0 there.
+            np.maximum(image[y, z], self.reader.scale_in_place(patch.image), out=image[y, z])
+            np.maximum(ids[y, z], patch.labels, out=ids[y, z])
+        shown = tuple(edge for part in (rows, columns) for edge in _hull(part))
+        return self._sample(self.augmentation.intensity(image, rng, cast(Part, shown)), ids, levels, ref)
+
+    @property
+    def _dark(self) -> float:
+        return self.reader.window_hu[0]
 
     def _sample(self, image: Image, ids: LabelMap, levels: NDArray[np.uint8], ref: SliceRef) -> SliceSample:
         index_map, classes, boxes = instance_targets(ids, levels, self.reader, self.min_pixels)
@@ -247,19 +304,34 @@ def instance_targets(
         reader: which levels are classes.
         min_pixels: smaller instances become background, and so does what an index map of 8 bits cannot number.
     """
-    counts = np.bincount(ids.ravel(), minlength=1)
-    lookup = np.zeros(max(len(counts), 1), np.uint8)
+    # Few pixels are of an instance; the work goes with those.
+    spots = np.flatnonzero(ids != 0)
+    values = ids.ravel()[spots]
+    counts = np.bincount(values, minlength=1)
+    lookup = np.zeros(len(counts), np.uint8)
     classes: list[int] = []
     for value in np.flatnonzero(counts >= max(min_pixels, 1)):
-        of = reader.class_of(int(levels[value])) if value else None
+        of = reader.class_of(int(levels[value]))
         if of is None or len(classes) == 255:
             continue
         classes.append(of)
         lookup[value] = len(classes)
-    index_map = lookup[ids]
-    hulls = ndimage.find_objects(index_map, max_label=len(classes)) if classes else []
-    boxes = [(columns.start, rows.start, columns.stop, rows.stop) for rows, columns in hulls]
-    return index_map, np.array(classes, np.float32), np.array(boxes, np.float32).reshape(-1, 4)
+    index_map = np.zeros(ids.shape, np.uint8)
+    numbers = lookup[values]
+    index_map.ravel()[spots] = numbers
+    rows, columns = np.divmod(spots, ids.shape[1])
+    y0, y1 = _extents(numbers, rows, len(classes), ids.shape[0])
+    x0, x1 = _extents(numbers, columns, len(classes), ids.shape[1])
+    return index_map, np.array(classes, np.float32), np.stack([x0, y0, x1, y1], axis=1).astype(np.float32)
+
+
+def _extents(
+    numbers: NDArray[np.uint8], places: NDArray[np.int64], count: int, length: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """First place (count,) of each number from 1 on, and the place after its last; ``places`` lie below ``length``."""
+    taken = np.bincount(numbers * np.int64(length) + places, minlength=(count + 1) * length) > 0
+    each = taken[: (count + 1) * length].reshape(count + 1, length)[1:]
+    return each.argmax(axis=1), length - each[:, ::-1].argmax(axis=1)
 
 
 def collate(samples: Sequence[SliceSample]) -> SliceBatch:
@@ -267,13 +339,15 @@ def collate(samples: Sequence[SliceSample]) -> SliceBatch:
     height, width = (max(sample["index_map"].shape[axis] for sample in samples) for axis in (0, 1))
     # Channels last in memory, as the samples come and as convolutions like it.
     shape = (len(samples), height, width, samples[0]["image"].shape[0])
-    images = samples[0]["image"].new_zeros(shape).permute(0, 3, 1, 2)
-    index_map = samples[0]["index_map"].new_zeros((len(samples), height, width))
+    images = samples[0]["image"].new_empty(shape).permute(0, 3, 1, 2)
+    index_map = samples[0]["index_map"].new_empty((len(samples), height, width))
     boxes, batch_index = [], []
     for i, sample in enumerate(samples):
         rows, columns = sample["index_map"].shape
-        images[i, :, :rows, :columns] = sample["image"]
-        index_map[i, :rows, :columns] = sample["index_map"]
+        for whole, part in ((images[i], sample["image"]), (index_map[i], sample["index_map"])):
+            whole[..., :rows, :columns] = part
+            whole[..., rows:, :] = 0
+            whole[..., :rows, columns:] = 0
         corners = sample["boxes"] / torch.tensor([width, height, width, height])
         boxes.append(torch.cat([(corners[:, :2] + corners[:, 2:]) / 2, corners[:, 2:] - corners[:, :2]], dim=1))
         batch_index.append(torch.full((len(corners),), float(i)))
@@ -287,31 +361,13 @@ def collate(samples: Sequence[SliceSample]) -> SliceBatch:
     )
 
 
-class DrawSampler(Sampler[int]):
-    """The draws of an epoch that fall to this process: every ``world``-th, none repeated to fill up."""
-
-    def __init__(self, length: int, *, rank: int = 0, world: int = 1) -> None:
-        """Split the ``length`` draws of an epoch among ``world`` processes."""
-        super().__init__()
-        self.length, self.rank, self.world, self.epoch = length, rank, world, 0
-
-    def set_epoch(self, epoch: int) -> None:
-        """Lightning tells the epoch before each one."""
-        self.epoch = epoch
-
-    def __iter__(self) -> Iterator[int]:
-        """Draws of this epoch."""
-        start = self.epoch * self.length
-        return iter(range(start + self.rank, start + self.length, self.world))
-
-    def __len__(self) -> int:
-        """Draws an epoch in this process."""
-        return len(range(self.rank, self.length, self.world))
-
-
 @lru_cache(maxsize=4)
 def _permutation(seed: int, round_: int, count: int) -> NDArray[np.int64]:
     return np.random.default_rng((seed, round_, count)).permutation(count)
+
+
+def _hull(parts: Sequence[slice]) -> tuple[int, int]:
+    return min((part.start for part in parts), default=0), max((part.stop for part in parts), default=0)
 
 
 def _shape(labels: LabelMap) -> tuple[int, int]:

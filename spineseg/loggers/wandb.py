@@ -10,6 +10,7 @@ from lightning.fabric.loggers.logger import rank_zero_experiment
 from lightning.pytorch.loggers import WandbLogger as LightningWandbLogger
 from lightning_utilities.core.rank_zero import rank_zero_only, rank_zero_warn
 
+from spineseg.data.files import write_text
 from spineseg.errors import ConfigError
 from spineseg.loggers.table import read_table
 from spineseg.loggers.wandb_files import read_history, wait_until_ended, wait_until_settled
@@ -122,8 +123,7 @@ class WandbLogger(LightningWandbLogger):
     def _start(self) -> None:
         known = self._id_file.is_file()
         self._id = self._id_file.read_text().strip() if known else secrets.token_hex(4)
-        self._id_file.parent.mkdir(parents=True, exist_ok=True)
-        self._id_file.write_text(f"{self._id}\n")
+        write_text(self._id_file, f"{self._id}\n")
         self._end_open_run()
         self._read_back()
         try:

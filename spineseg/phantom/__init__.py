@@ -4,31 +4,49 @@
 each vertebra's frame along the spine's curve, a painter turns them into true HU, and the scanner blurs and adds noise.
 """
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, Final, Literal, get_args
-
-import numpy as np
 
 from spineseg.errors import ConfigError
 from spineseg.geometry import Volume
-from spineseg.phantom.painting import Painter, Texture
-from spineseg.phantom.scanner import field_of_view, scan
-from spineseg.phantom.sizes import COLUMN
-from spineseg.phantom.subject import draw_subject, spine_frames
-from spineseg.phantom.trunk import build_trunk
-from spineseg.vertebrae import level_name
+from spineseg.phantom.facts import subject_facts, view_facts
+from spineseg.phantom.metal import draw_implants
+from spineseg.phantom.painting import Painter
+from spineseg.phantom.scanner import draw_settings, scan
+from spineseg.phantom.scene import draw_scene
+from spineseg.phantom.skeleton import BonePainter
+from spineseg.phantom.textures import Texture
+from spineseg.phantom.views import broad_heights
 
 Layout = Literal["csi2014", "kaggle"]
 Size = Literal["full", "small"]
 DifficultyName = Literal["easy", "default", "hard"]
 
 # Part of SIMULATED.json: raise it with every change that moves a voxel.
-GENERATOR_VERSION: Final = "1"
+GENERATOR_VERSION: Final = "2"
 
 
 @dataclass(frozen=True)
 class PhantomOptions:
-    """What to simulate: whose field of view, how large, how varied."""
+    """What to simulate: whose field of view, how large, how varied.
+
+    A case's facts, as ``SIMULATED.json`` holds them, are plain JSON; levels go by their names, angles are in degrees:
+
+    - ``age_years``, ``sex``, ``size`` (the one factor on all lengths), ``column`` (all of the person's levels, in view
+      or not), ``rib_pairs``, ``contrast`` (medium in the vessels), ``fat_mm`` under the skin, and the tissues' HU
+      before the scanner (``trabecular_hu`` is L1's);
+    - ``curves``: ``lordosis_deg`` (lowest thoracic level to S1), ``kyphosis_deg`` (T1 to the lowest thoracic level) and
+      ``cervical_deg`` (C2 to C7) between the levels' axes, fractures and all; ``scoliosis``: one entry a bend with
+      ``upper`` and ``lower`` end vertebra, ``cobb_deg`` and ``convex`` side; ``rotation_deg`` at the apex;
+    - ``variants``: names of ``variants.PRIORS``, and ``osteoporosis`` (L1 below 100 HU) and ``scoliosis`` (10° and
+      more); ``fractures``: level → ``kind``, Genant ``grade`` and ``loss`` of height (share); ``fused`` and ``gas``
+      (vacuum in the disc): pairs of levels; ``osteophytes_mm`` by level; ``sacralised`` (0 to 1); ``hemivertebra``;
+    - ``levels`` in view, and ``cut_levels``, those whose mask the border of the scan cuts;
+    - ``redrawn``: levels of persons drawn before this one whom the layout cannot express: neither CSI 2014's hundreds
+      nor Kaggle's 1 to 25 have a value for T13 or L6, so who shows one in view is replaced by another person; a level
+      too few is expressed by the value that is left out;
+    - ``scanner``: its ``Settings``, the ``metal`` drawn (in view or not) and the person's ``turn_deg`` about z.
+    """
 
     layout: Layout = "csi2014"
     size: Size = "small"
@@ -63,21 +81,18 @@ def simulate_case(seed: int, index: int, options: PhantomOptions) -> SimulatedCa
         options: the field of view, the size and the difficulty.
 
     Returns:
-        Image in HU and labels as canonical ids of every vertebra in view, C1 to L5 and the sacrum's S1.
+        Image in HU, labels as canonical ids of every vertebra in view down to S1 (the sacrum's id), and the facts that
+        ``PhantomOptions`` lists.
     """
-    # One stream a stage: another draw in one stage leaves the others as they are.
-    body, view, texture, device, noise = (
-        np.random.Generator(np.random.PCG64(child)) for child in np.random.SeedSequence([seed, index]).spawn(5)
-    )
-    subject = draw_subject(body, options.difficulty)
-    frames = spine_frames(subject)
-    trunk = build_trunk(subject, frames)
-    grid = field_of_view(view, options.layout, options.size, subject, frames, trunk)
-    painter = Painter(subject, grid, Texture.draw(texture, 1.3, 1.2), Texture.draw(texture, 5.0, 2.0))
-    canvas = painter.soft_tissue(trunk)
-    labels = painter.skeleton(canvas, frames, trunk)
-    image, settings = scan(device, noise, canvas, grid, options.difficulty)
-    drawn = {name: value for name, value in asdict(subject).items() if name != "sizes"}
-    facts: dict[str, Any] = {name: round(float(value), 3) for name, value in drawn.items()} | settings
-    facts["levels"] = [level_name(level) for level in COLUMN if (labels == level).any()]
+    scene = draw_scene(seed, index, options.layout, options.size, options.difficulty)
+    subject, frames, trunk, grid, texture = scene.subject, scene.frames, scene.trunk, scene.grid, scene.texture
+    fine, coarse = Texture.draw(texture, 1.3, 1.2), Texture.draw(texture, 5.0, 2.0)
+    trabeculae = Texture.draw(texture, (1.0, 1.0, 2.5), 1.0)
+    canvas = Painter(subject, grid, fine, coarse).soft_tissue(trunk, frames)
+    labels = BonePainter(subject, grid, trabeculae, Texture(coarse.tile, 0.8)).skeleton(canvas, frames, trunk)
+    settings = draw_settings(scene.device, options.layout, options.difficulty, grid)
+    metal, implants = draw_implants(scene.device, options.difficulty, subject, frames)
+    image = scan(settings, scene.noise, canvas, grid, implants, broad_heights(frames))
+    facts = subject_facts(subject, frames) | view_facts(subject.levels, labels)
+    facts |= {"redrawn": list(scene.redrawn), "scanner": settings.facts() | {"metal": metal, "turn_deg": grid.turn_deg}}
     return SimulatedCase(Volume(image, grid.affine), Volume(labels, grid.affine), facts)

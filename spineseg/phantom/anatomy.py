@@ -4,9 +4,10 @@ import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from spineseg.phantom.curves import middle_frame
 from spineseg.phantom.shapes import Body, Ellipsoid, Frame, Limb, Shape, Tube, Vec
-from spineseg.phantom.sizes import COLUMN, LevelSize, trabecular_factor
-from spineseg.phantom.subject import Subject, is_cervical, is_sacral, is_thoracic, middle_frame
+from spineseg.phantom.sizes import LevelSize, trabecular_factor
+from spineseg.phantom.subject import Subject, is_cervical, is_sacral, is_thoracic
 from spineseg.vertebrae import level_id
 
 
@@ -193,7 +194,7 @@ def _first_sacral(size: LevelSize) -> tuple[list[Part], list[Shape]]:
 def vertebrae(subject: Subject, frames: Mapping[int, Frame]) -> list[Bone]:
     """Every vertebra from C1 to S1 with its canonical id, cranial to caudal."""
     bones = []
-    for level in COLUMN:
+    for level in subject.levels:
         size = subject.sizes[level]
         if level == level_id("C1"):
             parts, holes = _atlas(size)
@@ -210,7 +211,7 @@ def vertebrae(subject: Subject, frames: Mapping[int, Frame]) -> list[Bone]:
 def discs(subject: Subject, frames: Mapping[int, Frame]) -> list[Disc]:
     """The discs below C2 to L5; each fills the gap and is overlaid by the bodies."""
     found = []
-    for above, below in itertools.pairwise(COLUMN[1:]):
+    for above, below in itertools.pairwise(subject.levels[1:]):
         upper, lower = subject.sizes[above], subject.sizes[below]
         frame = middle_frame(frames[above], frames[below], upper.height, lower.height)
         thickness = upper.disc + 0.14 * upper.height + 3.0

@@ -7,9 +7,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from spineseg.errors import DataError
 from spineseg.geometry import Volume
 from spineseg.phantom import Layout, SimulatedCase
-from spineseg.vertebrae import CONVENTIONS
+from spineseg.vertebrae import CONVENTIONS, L6, T13, level_name
 from spineseg.volumes import write_volume
 
 _HU_OFFSET = 1000  # CSI 2014 stores HU + 1000, clipped to twelve bits
@@ -72,7 +73,18 @@ def write_case(root: Path, layout: Layout, index: int, case: SimulatedCase) -> d
 
 
 def native_labels(layout: Layout, labels: NDArray[np.uint8]) -> NDArray[np.uint16] | NDArray[np.uint8]:
-    """Canonical ids → the values of the layout's masks: hundreds from 100 = L5 to 1700 = T1, or 1-25."""
+    """Canonical ids → the values of the layout's masks: hundreds from 100 = L5 to 1700 = T1, or 1-25.
+
+    A person with a level less leaves its value out (11 thoracic levels: 500 = L1, 700 = T11), so that whoever reads the
+    hundreds from 100 = L5 upwards names each level rightly.
+
+    Raises:
+        DataError: T13 or L6, for which neither layout has a value; ``simulate_case`` draws another person instead.
+    """
+    found = np.bincount(labels.ravel(), minlength=256)
+    nameless = [level_name(level) for level in (T13, L6) if found[level]]
+    if nameless:
+        raise DataError(f"layout {layout} has no value for {', '.join(nameless)}; expected levels C1 to L5 and S1 only")
     lookup = np.zeros(256, dtype=np.uint16)
     for value, level in CONVENTIONS[layout].table.items():
         lookup[level] = value

@@ -1,133 +1,241 @@
-"""The scanner: where the field of view lies, and blur, noise and number format."""
+"""The scanner: kernel, slice profile, metal's streaks, calibration, noise, padding and number format."""
 
-from collections.abc import Mapping
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Final, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.ndimage import gaussian_filter1d
+from scipy.ndimage import correlate1d, gaussian_filter1d
 
-from spineseg.phantom.shapes import Array, Frame, Vec, VoxelGrid
-from spineseg.phantom.sizes import COLUMN, DIFFICULTIES
-from spineseg.phantom.subject import Subject
-from spineseg.phantom.trunk import Trunk
-from spineseg.vertebrae import level_id
+from spineseg.phantom.difficulty import DIFFICULTIES
+from spineseg.phantom.metal import Implant, lay_metal, streaks
+from spineseg.phantom.shapes import Array, VoxelGrid
 
-# Ends of the scanned range of the kaggle layout, cranial and caudal: most scans show a part of the spine.
-_WINDOWS = tuple(
-    tuple(ends.split("-")) for ends in ("T1-L2", "T8-S1", "C6-S1", "C5-L3", "T4-S1", "C1-T6", "C7-L1", "C1-S1")
-)
-_FWHM_TO_SIGMA = 1 / 2.3548
-_SLICES = 16  # worked on at a time; bounds memory
+Kernel = Literal["smooth", "standard", "sharp"]
 
-
-def extent_mm(subject: Subject, frames: Mapping[int, Frame], level: int) -> tuple[Vec, Vec]:
-    """World-aligned corners that hold the body and the arch of a vertebra without its transverse processes."""
-    size, frame = subject.sizes[level], frames[level]
-    back = -size.depth / 2 - size.canal_depth - size.spinous_back - 3.0
-    half = size.height / 2
-    low = (-size.width / 2, back, -half - size.disc - 10)
-    return frame.world_bounds(low, (size.width / 2, size.depth / 2, half + 6))
+# Range of the point spread's FWHM (mm), noise relative to the standard kernel, and gain and width (mm) of the
+# enhancement of edges.
+_KERNELS: Final[dict[Kernel, tuple[tuple[float, float], float, tuple[float, float], float]]] = {
+    "smooth": ((1.2, 1.6), 0.55, (0.0, 0.0), 1.0),
+    "standard": ((0.85, 1.15), 1.0, (0.0, 0.2), 1.0),
+    "sharp": ((0.65, 0.85), 2.2, (0.3, 0.8), 1.1),
+}
+_THICKNESSES: Final = (0.75, 1.0, 1.5, 2.0, 2.5, 3.0, 5.0)  # mm
+_PADDING: Final = (-1024, -2000, -3024)
+_FWHM_TO_SIGMA: Final = 1 / 2.3548
+_SHARED: Final = 0.4  # of a slice's noise, that is its neighbour's
+_SLICES: Final = 16  # worked on at a time; bounds memory
 
 
-def field_of_view(
-    rng: np.random.Generator, layout: str, size: str, subject: Subject, frames: Mapping[int, Frame], trunk: Trunk
-) -> VoxelGrid:
-    """Choose the voxel grid of a scan.
+@dataclass(frozen=True)
+class Settings:
+    """A scanner's settings.
 
-    CSI 2014: the whole thoracic and lumbar spine in a narrow field, square pixels of 0.31-0.45 mm (full, 512 × 512) or
-    about 1.15 mm (small), slices of 1 or 1.35 mm. Kaggle: 1.5 mm voxels over a varying part of the spine, the
-    whole trunk (full) or about the spine (small).
+    ``slice_mm`` is the slices' thickness and ``step_mm`` their distance: when it is more than the grid's, the scan
+    was resampled. ``noise_hu`` is the sd in soft tissue of the scan as it is stored. ``padding`` is what lies outside
+    the circle of reconstruction, None when the field shows none of it.
     """
-    draws = [float(v) for v in rng.uniform(size=8)]
-    if layout == "csi2014":
-        return _csi2014(draws, size, subject, frames)
-    spacing = 1.5
-    top, bottom = _WINDOWS[int(draws[0] * len(_WINDOWS))]
-    high = frames[level_id(top)].origin[2] + 8.0 + 22.0 * draws[1]
-    low = frames[level_id(bottom)].origin[2] - 8.0 - (60.0 if bottom == "S1" else 22.0) * draws[2]
-    seen = [level for level in COLUMN if low < frames[level].origin[2] < high]
-    corners = [extent_mm(subject, frames, level) for level in seen]
-    front = max(c[1][1] for c in corners)
-    back = min(c[0][1] for c in corners)
-    center = float(np.mean([frames[level].origin[0] for level in seen]))
-    if size == "full":
-        half_width = 150.0 + 40.0 * draws[3]
-        z = np.linspace(low, high, 50)
-        skin = float(np.interp(z, trunk.z, trunk.back).min())
-        back = skin - 15.0 - 30.0 * draws[4]
-        front = skin + 2 * float(np.interp(z, trunk.z, trunk.half_depth).max()) + 20.0
-    else:
-        half_width = 62.0 + 16.0 * draws[3]
-        back, front = back - 14.0 - 12.0 * draws[4], front + 16.0 + 24.0 * draws[5]
-    counts = [max(8, round(v / spacing)) for v in (2 * half_width, front - back, high - low)]
-    return VoxelGrid((counts[0], counts[1], counts[2]), (spacing,) * 3, (center - half_width, back, low))
+
+    kernel: Kernel
+    psf_fwhm_mm: float
+    edge_gain: float
+    slice_mm: float
+    step_mm: float
+    noise_hu: float
+    streak: float
+    cupping_hu: float
+    scale: float
+    offset_hu: float
+    padding: int | None
+
+    def facts(self) -> dict[str, float | str | None]:
+        """Plain numbers and names, rounded."""
+        return {k: round(v, 4) if isinstance(v, float) else v for k, v in asdict(self).items()}
 
 
-def _csi2014(draws: list[float], size: str, subject: Subject, frames: Mapping[int, Frame]) -> VoxelGrid:
-    labelled = range(level_id("T1"), level_id("L5") + 1)
-    corners = [extent_mm(subject, frames, level) for level in labelled]
-    back, front = min(c[0][1] for c in corners) - 6.0, max(c[1][1] for c in corners) + 8.0
-    # T1 and L5 lie wholly inside; some of C7 and S1 is seen, and not labelled.
-    low = corners[-1][0][2] - 6.0 - 20.0 * draws[0]
-    high = corners[0][1][2] + 8.0 + 20.0 * draws[1]
-    columns, rows = (512, 512) if size == "full" else (120, 152)
-    pixel = 0.31 + 0.14 * draws[2] if size == "full" else 1.1 + 0.1 * draws[2]
-    pixel = round(max(pixel, (front - back) / rows, 116.0 * subject.size / columns), 6)
-    thickness = 1.0 if size == "full" else 1.35
-    center = float(np.mean([frames[level].origin[0] for level in labelled]))
-    middle = (front + back) / 2 + 4.0 * draws[3]
-    origin = (center - pixel * (columns - 1) / 2, middle - pixel * (rows - 1) / 2, low)
-    return VoxelGrid((columns, rows, round((high - low) / thickness)), (pixel, pixel, thickness), origin)
+def draw_settings(rng: np.random.Generator, layout: str, difficulty: str, grid: VoxelGrid) -> Settings:
+    """Draw a scanner; the number of draws does not depend on the values drawn.
+
+    CSI 2014 is stored as it was scanned; Kaggle's volumes are resampled from slices of many thicknesses.
+    """
+    spread = DIFFICULTIES[difficulty]
+    pick, sharp, edge, thin, overlap, dose, streak, cup, pad, kind = (float(v) for v in rng.uniform(size=10))
+    scale, offset = (float(np.clip(v, -2.0, 2.0)) for v in rng.standard_normal(2))
+    kernel = list(_KERNELS)[min(2, int(np.searchsorted(np.cumsum(spread.kernels), pick)))]
+    (low, high), louder, (least, most), _ = _KERNELS[kernel]
+    choices = [mm for mm in _THICKNESSES if mm <= spread.slice_mm]
+    thickness = step = grid.spacing[2]
+    if layout != "csi2014":
+        thickness = choices[int(thin * len(choices))]
+        step = thickness if overlap < 0.6 else 0.7 * thickness
+    base = spread.noise_hu[0] + dose * (spread.noise_hu[1] - spread.noise_hu[0])
+    return Settings(
+        kernel=kernel,
+        psf_fwhm_mm=low + sharp * (high - low),
+        edge_gain=least + edge * (most - least),
+        slice_mm=thickness,
+        step_mm=max(step, grid.spacing[2]),
+        noise_hu=float(np.clip(base * louder * np.sqrt(2.0 / max(1.0, thickness)), 4.0, 70.0)),
+        streak=streak * spread.streak,
+        cupping_hu=12.0 * cup * (spread.calibration > 0),
+        scale=1.0 + scale * spread.calibration,
+        offset_hu=300.0 * offset * spread.calibration,
+        padding=_PADDING[int(kind * len(_PADDING))] if pad < spread.padded_share else None,
+    )
 
 
 def scan(
-    rng: np.random.Generator, noise_rng: np.random.Generator, canvas: Array, grid: VoxelGrid, difficulty: str
-) -> tuple[NDArray[np.int16], dict[str, float]]:
-    """Turn true HU into a scan, in place: point spread, slice profile, band-limited noise, whole numbers.
+    settings: Settings,
+    noise_rng: np.random.Generator,
+    canvas: Array,
+    grid: VoxelGrid,
+    implants: tuple[Implant, ...] = (),
+    broad_z: Sequence[float] = (),
+) -> NDArray[np.int16]:
+    """Turn true HU into a scan.
 
     Args:
-        rng: of the scanner's settings.
+        settings: the scanner's.
         noise_rng: of the noise.
         canvas: (X, Y, Z) true HU averaged over each voxel; overwritten.
         grid: its grid.
-        difficulty: the range of the noise.
+        implants: metal that the person bears.
+        broad_z: heights (mm) of shoulders and hips, which starve the rays along x.
 
     Returns:
-        int16 HU from -1024 to 3071, and the scanner's settings.
+        int16 HU from -1024 to 3071, and padding.
     """
-    # The reconstruction kernel; small voxels see more of it than large ones.
-    fwhm = float(rng.uniform(0.9, 1.5))
-    noise = float(rng.uniform(*DIFFICULTIES[difficulty].noise_hu))
-    pixel, _, thickness = grid.spacing
-    for axis, sigma in ((0, fwhm / pixel), (1, fwhm / pixel), (2, 0.6 * max(1.0, fwhm / thickness))):
-        # In pieces along another axis: SciPy copies what it filters in place.
-        other = 2 if axis < 2 else 0
-        for start in range(0, canvas.shape[other], _SLICES):
-            piece = canvas[(slice(None),) * other + (slice(start, start + _SLICES),)]
-            piece[...] = gaussian_filter1d(piece, sigma * _FWHM_TO_SIGMA, axis=axis, mode="nearest", truncate=3.0)
+    # A stream each: streaks leave the noise as it is.
+    starved, horizontal = noise_rng.spawn(2)
+    metal = lay_metal(canvas, grid, implants)
+    point_spread(canvas, grid, settings.psf_fwhm_mm)
+    slice_profile(canvas, grid, settings)
+    nx, ny, nz = grid.shape
     out = np.empty(canvas.shape, dtype=np.int16)
-    # Reconstruction passes a band: little at low frequencies (ramp filter), nothing beyond the kernel's cut.
-    fine, broad = max(0.5, 0.45 / pixel), max(1.4, 1.5 / pixel)
-    first = _band(noise_rng, (1, *canvas.shape[:2]), fine, broad)
-    gain = np.float32(noise / float(first.std()) / np.sqrt(1 + 0.4**2))
-    for start in range(0, canvas.shape[2], _SLICES):
+    x, y = (np.arange(n, dtype=np.float32) * np.float32(grid.spacing[0]) for n in (nx, ny))
+    away = (x - x[-1] / 2)[:, None] ** 2 + (y - y[-1] / 2)[None, :] ** 2
+    # Rays through the middle of the body are weakest: most noise, and beam hardening lowers HU.
+    middle = np.exp(-away / np.float32(2 * 130.0**2))
+    louder = 0.6 + 0.4 * middle
+    louder = (louder / np.sqrt((louder**2).mean()))[:, :, None]
+    outside = away > (max(float(x[-1]), float(y[-1])) / 2) ** 2
+    noise = _Noise(noise_rng, (nx, ny), grid, settings)
+    weights = np.zeros(nz, dtype=np.float32)
+    for height in broad_z:
+        weights = np.maximum(weights, np.exp(-(((grid.axis(2) - np.float32(height)) / np.float32(38.0)) ** 2)))
+    edge = _KERNELS[settings.kernel][3] / grid.spacing[0]
+    for start in range(0, nz, _SLICES):
         block = canvas[:, :, start : start + _SLICES]
-        fresh = np.concatenate([first, _band(noise_rng, (block.shape[2], *canvas.shape[:2]), fine, broad)])
-        # Neighbouring slices share some of their noise.
-        mixed = gain * (fresh[1:] + np.float32(0.4) * fresh[:-1])
-        first = fresh[-1:]
-        block += mixed.transpose(1, 2, 0)
-        out[:, :, start : start + _SLICES] = np.clip(np.rint(block), -1024, 3071)
-    return out, {"psf_fwhm_mm": round(fwhm, 3), "noise_hu": round(noise, 2)}
+        if settings.edge_gain:
+            soft = gaussian_filter1d(gaussian_filter1d(block, edge, axis=0, truncate=3.0), edge, axis=1, truncate=3.0)
+            block += np.float32(settings.edge_gain) * (block - soft)
+        block -= np.float32(settings.cupping_hu) * middle[:, :, None] * np.clip((block + 1000.0) / 1000.0, 0.0, 1.0)
+        block += noise.slices(start, start + block.shape[2]) * louder
+        for k in range(block.shape[2]):
+            share = settings.streak * float(weights[start + k])
+            if share > 0.05:
+                block[:, :, k] += np.float32(share * settings.noise_hu) * _horizontal(horizontal, (nx, ny), grid)
+            points = metal[metal[:, 2] == start + k][:, :2]
+            if len(points):
+                block[:, :, k] += streaks(starved, points, grid, 1.0)
+        block += np.float32(settings.scale - 1.0) * (block + 1000.0) + np.float32(settings.offset_hu)
+        values = np.clip(np.rint(block), -1024, 3071).astype(np.int16)
+        if settings.padding is not None:
+            values[outside] = settings.padding
+        out[:, :, start : start + _SLICES] = values
+    return out
 
 
-def _band(rng: np.random.Generator, shape: tuple[int, ...], fine: float, broad: float) -> Array:
-    """Noise of slices (n, X, Y), band-limited in their planes."""
-    white = rng.standard_normal(shape, dtype=np.float32)
-    for axis in (1, 2):
-        white = gaussian_filter1d(white, fine, axis=axis, mode="wrap", truncate=3.0)
-    low = white
-    for axis in (1, 2):
-        low = gaussian_filter1d(low, broad, axis=axis, mode="wrap", truncate=2.5)
-    band: Array = white - np.float32(0.8) * low
+def point_spread(canvas: Array, grid: VoxelGrid, fwhm_mm: float) -> None:
+    """Blur in the plane of the slices, in place; a voxel's average is blur already."""
+    pixel = grid.spacing[0]
+    variance = (fwhm_mm * _FWHM_TO_SIGMA) ** 2 - pixel**2 / 12
+    if variance < (0.15 * pixel) ** 2:
+        return
+    for axis in (0, 1):
+        # In pieces along another axis: SciPy copies what it filters in place.
+        for start in range(0, canvas.shape[2], _SLICES):
+            piece = canvas[:, :, start : start + _SLICES]
+            piece[...] = gaussian_filter1d(piece, variance**0.5 / pixel, axis=axis, mode="nearest", truncate=3.0)
+
+
+def slice_profile(canvas: Array, grid: VoxelGrid, settings: Settings) -> None:
+    """Average over the thickness of the slices, and interpolate between those that were scanned, in place."""
+    spacing, nz = grid.spacing[2], grid.shape[2]
+    # A box as wide as the slice, with partial voxels at its ends; thin slices keep a trace of their neighbours.
+    width = max(settings.slice_mm / spacing, 1.15)
+    reach = int(np.ceil((width - 1) / 2))
+    weights = np.clip((width + 1) / 2 - np.abs(np.arange(-reach, reach + 1)), 0.0, 1.0)
+    weights /= weights.sum()
+    low, share = _scanned(np.arange(nz), spacing, settings.step_mm)
+    resampled = settings.step_mm > 1.01 * spacing
+    places = np.arange(int(low.max()) + 2) * (settings.step_mm / spacing)
+    below = np.minimum(places.astype(np.intp), nz - 1)
+    above, part = np.minimum(below + 1, nz - 1), (places - np.floor(places)).astype(np.float32)
+    for start in range(0, canvas.shape[0], _SLICES):
+        piece = correlate1d(canvas[start : start + _SLICES], weights, axis=2, mode="nearest")
+        if resampled:
+            scanned = piece[..., below] * (1 - part) + piece[..., above] * part
+            piece = scanned[..., low] * (1 - share) + scanned[..., low + 1] * share
+        canvas[start : start + _SLICES] = piece
+
+
+def _scanned(index: NDArray[np.intp], spacing: float, step_mm: float) -> tuple[NDArray[np.intp], Array]:
+    """The scanned slice below each slice of the grid, and how far beyond it that lies, 0 to 1."""
+    place = index * (spacing / max(step_mm, spacing))
+    low = np.floor(place + 1e-6).astype(np.intp)
+    return low, np.clip(place - low, 0.0, 1.0).astype(np.float32)
+
+
+class _Noise:
+    """Noise by slice, in order: band-limited in the plane, part of it shared by neighbours, resampled as the scan."""
+
+    def __init__(self, rng: np.random.Generator, plane: tuple[int, int], grid: VoxelGrid, settings: Settings) -> None:
+        self._rng, self._plane, self._grid, self._step = rng, plane, grid, settings.step_mm
+        pixel = grid.spacing[0]
+        # Reconstruction passes a band: little at low frequencies (ramp filter), nothing beyond the kernel's cut.
+        cut = 0.42 * settings.psf_fwhm_mm
+        self._fine, self._broad = max(0.5, cut / pixel), max(1.4, 3.3 * cut / pixel)
+        self._last = self._band(1)
+        _, share = _scanned(np.arange(grid.shape[2]), grid.spacing[2], settings.step_mm)
+        shared = _SHARED / (1 + _SHARED**2)
+        left = float(((1 - share) ** 2 + share**2 + 2 * share * (1 - share) * shared).mean())
+        self._gain = np.float32(settings.noise_hu / float(self._last.std()) / np.sqrt((1 + _SHARED**2) * left))
+        self._made: dict[int, Array] = {}
+        self._next = 0
+
+    def slices(self, start: int, stop: int) -> Array:
+        """Noise of slices of the grid, (X, Y, n); asked for in order."""
+        low, share = _scanned(np.arange(start, stop), self._grid.spacing[2], self._step)
+        last = int(low.max()) + 1
+        if last >= self._next:
+            fresh = np.concatenate([self._last, self._band(last + 1 - self._next)])
+            mixed = self._gain * (fresh[1:] + np.float32(_SHARED) * fresh[:-1])
+            self._made |= dict(enumerate(mixed, start=self._next))
+            self._next, self._last = last + 1, fresh[-1:]
+        self._made = {index: plane for index, plane in self._made.items() if index >= int(low[0])}
+        planes = [self._made[int(m)] * (1 - s) + self._made[int(m) + 1] * s for m, s in zip(low, share, strict=True)]
+        return np.stack(planes, axis=2)
+
+    def _band(self, count: int) -> Array:
+        """Noise of slices (n, X, Y), band-limited in their planes."""
+        white = self._rng.standard_normal((count, *self._plane), dtype=np.float32)
+        for axis in (1, 2):
+            white = gaussian_filter1d(white, self._fine, axis=axis, mode="wrap", truncate=3.0)
+        low = white
+        for axis in (1, 2):
+            low = gaussian_filter1d(low, self._broad, axis=axis, mode="wrap", truncate=2.5)
+        band: Array = white - np.float32(0.8) * low
+        return band
+
+
+def _horizontal(rng: np.random.Generator, plane: tuple[int, int], grid: VoxelGrid) -> Array:
+    """Streaks along x, sd 1: what starved rays through both shoulders or hips leave."""
+    pixel = grid.spacing[0]
+    white = rng.standard_normal(plane, dtype=np.float32)
+    long = gaussian_filter1d(white, 22.0 / pixel, axis=0, mode="wrap", truncate=2.0)
+    fine = gaussian_filter1d(long, max(0.6, 0.5 / pixel), axis=1, mode="wrap", truncate=3.0)
+    band: Array = fine - gaussian_filter1d(fine, 3.0 / pixel, axis=1, mode="wrap", truncate=2.0)
+    band /= band.std()
     return band

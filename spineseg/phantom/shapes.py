@@ -6,6 +6,7 @@ cortex thinner than a voxel keeps its mass.
 """
 
 import itertools
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -21,7 +22,10 @@ FAR = 1.0e3  # mm; a distance that no shape here reaches
 
 @dataclass(frozen=True)
 class Box:
-    """A block of voxels: slices into the grid's array, and the world coordinates (mm) of its planes."""
+    """A block of voxels: slices into the grid's array, and its voxels' place in the world (mm).
+
+    ``x`` and ``y`` are (nx, ny, 1) on a turned grid.
+    """
 
     slices: tuple[slice, slice, slice]
     x: Array  # (nx, 1, 1)
@@ -31,7 +35,8 @@ class Box:
     @property
     def shape(self) -> tuple[int, int, int]:
         """Voxels along x, y, z."""
-        return self.x.size, self.y.size, self.z.size
+        a, b, c = (span.stop - span.start for span in self.slices)
+        return a, b, c
 
     def within(self, outer: "Box") -> tuple[slice, slice, slice]:
         """Slices of this box in an array of the shape of ``outer``, which must contain it."""
@@ -44,11 +49,16 @@ class Box:
 
 @dataclass(frozen=True)
 class VoxelGrid:
-    """An upright grid, axes right, anterior, cranial: ``origin`` is the centre of voxel (0, 0, 0) in mm."""
+    """The scanner's grid, axes right, anterior, cranial: ``origin`` is the centre of voxel (0, 0, 0) in mm.
+
+    The person, with his world, lies in it turned by ``turn_deg`` about z, his front towards his left: his shapes
+    are evaluated where they are, so that no voxel is resampled.
+    """
 
     shape: tuple[int, int, int]
     spacing: Vec
     origin: Vec
+    turn_deg: float = 0.0
 
     @property
     def voxel_mm(self) -> float:
@@ -69,8 +79,10 @@ class VoxelGrid:
         return (self.origin[dimension] + self.spacing[dimension] * steps).astype(np.float32)
 
     def box(self, low: Sequence[float], high: Sequence[float], margin: float = 0.0) -> Box | None:
-        """Voxels between two corners in mm (widened by ``margin``); None when none lies on the grid."""
+        """Voxels between two corners of the world (widened by ``margin``); None when none lies on the grid."""
         spans = []
+        if self.turn_deg:
+            low, high = WORLD.turned(self.turn_deg).world_bounds((low[0], low[1], low[2]), (high[0], high[1], high[2]))
         for n, step, first, a, b in zip(self.shape, self.spacing, self.origin, low, high, strict=True):
             start = max(0, int(np.floor((a - margin - first) / step)))
             stop = min(n, int(np.ceil((b + margin - first) / step)) + 1)
@@ -81,12 +93,13 @@ class VoxelGrid:
 
     def block(self, x: slice, y: slice, z: slice) -> Box:
         """The box of three slices with explicit ends."""
-        return Box(
-            (x, y, z),
-            self.axis(0, x.start, x.stop)[:, None, None],
-            self.axis(1, y.start, y.stop)[None, :, None],
-            self.axis(2, z.start, z.stop)[None, None, :],
-        )
+        across = self.axis(0, x.start, x.stop)[:, None, None]
+        front = self.axis(1, y.start, y.stop)[None, :, None]
+        if self.turn_deg:
+            (cosine, sine, _), _, _ = WORLD.turned(self.turn_deg).axes
+            c, s = np.float32(cosine), np.float32(sine)
+            across, front = across * c + front * s, front * c - across * s
+        return Box((x, y, z), across, front, self.axis(2, z.start, z.stop)[None, None, :])
 
 
 @dataclass(frozen=True)
@@ -101,6 +114,15 @@ class Frame:
         u, v, w = point
         x, y, z = (o + u * a + v * b + w * c for o, a, b, c in zip(self.origin, *self.axes, strict=True))
         return x, y, z
+
+    def turned(self, degrees: float) -> "Frame":
+        """The frame after a turn of the whole world about its z axis, anticlockwise seen from above."""
+        cosine, sine = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
+
+        def turn(v: Vec) -> Vec:
+            return v[0] * cosine - v[1] * sine, v[0] * sine + v[1] * cosine, v[2]
+
+        return Frame(turn(self.origin), (turn(self.axes[0]), turn(self.axes[1]), turn(self.axes[2])))
 
     def local(self, box: Box) -> tuple[Array, Array, Array]:
         """Coordinates of a box's voxels in this frame, each of the box's shape."""

@@ -8,7 +8,7 @@ import itertools
 from dataclasses import dataclass, fields, replace
 from typing import Final
 
-from spineseg.vertebrae import SACRUM, level_id
+from spineseg.vertebrae import SACRUM, level_id, rank
 
 
 @dataclass(frozen=True)
@@ -19,6 +19,8 @@ class LevelSize:
     (Panjabi 1991/92; Bonczar 2024; Shin 2024; Tan 2004; Kunkel 2011), pedicle width and height,
     half span of the transverse processes and how far they point back and up, and the tip of the spinous process
     behind the canal and below the centre of the body.
+    ``hollow`` is what the end plates are hollowed beyond the level's own, ``lateral`` how much higher the body is at
+    its right edge than at its left one, ``osteophyte`` how far its rims have grown.
     """
 
     height_posterior: float
@@ -35,6 +37,9 @@ class LevelSize:
     transverse_up: float
     spinous_back: float
     spinous_down: float
+    hollow: float = 0.0
+    lateral: float = 0.0
+    osteophyte: float = 0.0
 
     @property
     def height(self) -> float:
@@ -85,37 +90,9 @@ _DENSITY_AT: Final = (("C2", 1.5), ("C5", 1.75), ("T1", 1.7), ("T6", 1.2), ("T12
 
 def trabecular_factor(level: int) -> float:
     """Trabecular HU of a level relative to L1's, interpolated along the column."""
-    known = [(COLUMN.index(level_id(name)), factor) for name, factor in _DENSITY_AT]
-    position = COLUMN.index(level)
+    known = [(rank(level_id(name)), factor) for name, factor in _DENSITY_AT]
+    position = rank(level)
     for (low, first), (high, second) in itertools.pairwise(known):
         if low <= position <= high:
             return first + (second - first) * (position - low) / (high - low)
     return known[0][1]
-
-
-@dataclass(frozen=True)
-class Difficulty:
-    """How widely subjects and scanners differ: ranges drawn uniformly, standard deviations drawn normally.
-
-    Args:
-        size_sd: of the one size factor a subject; ``residual_sd`` of each level's own factor.
-        curve_sd_deg: of kyphosis and lordosis around their means; ``scoliosis_deg`` the largest lateral angle.
-        trabecular_hu: range of L1; ``cortical_hu`` range of the cortex before blur; ``noise_hu`` range of the noise.
-        contrast_share: share of cases with contrast medium in the vessels.
-    """
-
-    size_sd: float
-    residual_sd: float
-    curve_sd_deg: float
-    scoliosis_deg: float
-    trabecular_hu: tuple[float, float]
-    cortical_hu: tuple[float, float]
-    noise_hu: tuple[float, float]
-    contrast_share: float
-
-
-DIFFICULTIES: Final[dict[str, Difficulty]] = {
-    "easy": Difficulty(0.05, 0.02, 4.0, 0.0, (140, 220), (850, 1050), (8, 12), 0.0),
-    "default": Difficulty(0.07, 0.03, 9.0, 5.0, (90, 230), (750, 1150), (10, 28), 0.3),
-    "hard": Difficulty(0.09, 0.04, 13.0, 15.0, (40, 260), (550, 1200), (20, 55), 0.5),
-}

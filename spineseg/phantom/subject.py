@@ -1,33 +1,55 @@
-"""One simulated person: the draws that make him, and the curve along which his vertebrae stand."""
+"""One simulated person: the draws that make him."""
 
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Final, Literal
 
 import numpy as np
 
-from spineseg.phantom.shapes import Frame, Vec
-from spineseg.phantom.sizes import COLUMN, DIFFICULTIES, SIZES, LevelSize
-from spineseg.vertebrae import SACRUM, level_id
+from spineseg.phantom import variants
+from spineseg.phantom.column import draw_column
+from spineseg.phantom.curves import Bend
+from spineseg.phantom.difficulty import DIFFICULTIES, Rates
+from spineseg.phantom.draws import Draws
+from spineseg.phantom.sizes import LevelSize
+from spineseg.phantom.variants import Fracture, Variant
+from spineseg.vertebrae import ORDER, SACRUM, T13, level_id
 
-# Share of the lumbar lordosis (T12 to S1) reached at each level from below: four fifths lie between L4 and S1.
-_LORDOSIS = {"S1": 0.0, "L5": 0.4, "L4": 0.68, "L3": 0.84, "L2": 0.92, "L1": 0.97, "T12": 1.0}
+Sex = Literal["female", "male"]
+
+_FEMALE: Final = 0.90  # women's widths and heights a man's (Duman 2026, Chen 2011)
+_BALANCE: Final = 0.4  # correlation of kyphosis with lordosis (remembered: 0.3-0.5)
 
 
 @dataclass(frozen=True)
 class Subject:
     """What a person is made of; all angles in degrees, HU of the tissues before the scanner.
 
-    ``size`` is the one factor that scales every length; ``sizes`` holds each level's own sizes, already scaled.
+    ``size`` is the one factor that scales every length (women's mean 0.95, men's 1.05); ``sizes`` holds each level's
+    own sizes, already scaled and with what his diseases did to them; ``levels`` are his own, cranial to caudal;
+    ``fused`` are those grown together with the next one below; ``gas`` those with a vacuum in the disc below;
+    ``sacralised`` is how far, 0 to 1, the last lumbar level has joined the sacrum; ``scoliosis`` holds one or two
+    bends, caudal first, or none; ``variants`` names what is unusual about him. Lordosis and kyphosis are those that
+    he had before his ``fractures``.
     """
 
+    age_years: float
+    sex: Sex
     size: float
     sizes: Mapping[int, LevelSize]
+    levels: tuple[int, ...]
+    fused: frozenset[int]
+    gas: frozenset[int]
+    sacralised: float
+    rib_pairs: int
+    fractures: Mapping[int, Fracture]
+    hemivertebra: int | None
+    variants: frozenset[Variant]
     lordosis_deg: float
     kyphosis_deg: float
     cervical_deg: float
-    scoliosis_deg: float
-    scoliosis_period_mm: float
+    scoliosis: tuple[Bend, ...]
     trabecular_hu: float
     cortical_hu: float
     muscle_hu: float
@@ -47,124 +69,75 @@ class Subject:
 def draw_subject(rng: np.random.Generator, difficulty: str) -> Subject:
     """Draw a person; the number of draws does not depend on the values drawn.
 
-    Means: lordosis lying 36.8° (T12 to S1), kyphosis lying 38° (T1 to T12), cervical lordosis 8° (C2 to C7).
+    Means: lordosis lying 36.8° (lowest thoracic level to S1), kyphosis lying 33° at 40 years and 0.3° more a year
+    after (T1 to the lowest thoracic level), cervical lordosis 10° (C2 to C7); trabecular bone of L1 226 HU at
+    25 years and 2.5 less each year (Jang 2019), not below 30.
     """
     spread = DIFFICULTIES[difficulty]
+    draws = Draws(rng)
+    age = draws.uniform(*spread.age_years)
+    sex: Sex = "female" if draws.happens(0.5) else "male"
+    # The two sexes' means are apart by twice this; the rest of the spread lies within each.
+    apart = (1 - _FEMALE) / (1 + _FEMALE)
+    size = draws.normal(1.0, max(spread.size_sd**2 - apart**2, 1e-4) ** 0.5, 0.85, 1.15)
+    size += -apart if sex == "female" else apart
+    residuals = {level: draws.normal(1.0, spread.residual_sd, 0.9, 1.1) for level in ORDER}
+    trabecular = draws.normal(226.0 - 2.5 * (age - 25.0), spread.trabecular_sd, 30.0, 330.0)
 
-    def normal(mean: float, deviation: float, low: float, high: float) -> float:
-        return float(np.clip(rng.normal(mean, deviation), low, high))
-
-    def uniform(low: float, high: float) -> float:
-        return float(rng.uniform(low, high))
-
-    size = normal(1.0, spread.size_sd, 0.8, 1.2)
-    residuals = {level: normal(1.0, spread.residual_sd, 0.9, 1.1) for level in COLUMN}
-    contrast = uniform(0, 1) < spread.contrast_share
-    enhanced, plain = uniform(150, 300), uniform(38, 50)
+    found = _draw_variants(draws, spread.variants, age, trabecular)
+    column = draw_column(draws, found, spread.cobb_deg, size, residuals)
+    # Who is hollow in the small of the back is round in the chest.
+    lordosis, kyphosis = draws.normal(0.0, 1.0, -3.0, 3.0), draws.normal(0.0, 1.0, -3.0, 3.0)
+    kyphosis = _BALANCE * lordosis + math.sqrt(1 - _BALANCE**2) * kyphosis
+    contrast = draws.happens(spread.contrast_share)
+    enhanced, plain = draws.uniform(150, 300), draws.uniform(38, 50)
     return Subject(
+        age_years=age,
+        sex=sex,
         size=size,
-        sizes={level: SIZES[level].scaled(size * residuals[level]) for level in COLUMN},
-        lordosis_deg=normal(36.8, spread.curve_sd_deg, 5, 65),
-        kyphosis_deg=normal(38, spread.curve_sd_deg, 12, 65),
-        cervical_deg=normal(8, spread.curve_sd_deg, -5, 25),
-        scoliosis_deg=uniform(-spread.scoliosis_deg, spread.scoliosis_deg),
-        scoliosis_period_mm=uniform(350, 600),
-        trabecular_hu=uniform(*spread.trabecular_hu),
-        cortical_hu=uniform(*spread.cortical_hu),
-        muscle_hu=normal(54, 6, 30, 68),
-        fat_hu=normal(-98, 6, -115, -80),
+        sizes=column.sizes,
+        levels=column.levels,
+        fused=column.fused,
+        gas=column.gas,
+        sacralised=column.sacralised,
+        rib_pairs=13 if "t13" in found else 11 if "t12_absent" in found else 12,
+        fractures=column.fractures,
+        hemivertebra=column.hemivertebra,
+        variants=found if column.gas else found - {"vacuum"},
+        lordosis_deg=min(max(36.8 + 13.2 * spread.curve_spread * lordosis, 5.0), 70.0),
+        kyphosis_deg=min(max(33.0 + 0.3 * max(0.0, age - 40.0) + 9.0 * spread.curve_spread * kyphosis, 12.0), 70.0),
+        cervical_deg=draws.normal(10.0, 10.0 * spread.curve_spread, -15, 35),
+        scoliosis=column.scoliosis,
+        trabecular_hu=trabecular,
+        cortical_hu=draws.uniform(*spread.cortical_hu),
+        muscle_hu=draws.normal(62.0 - 0.2 * (age - 20.0), 6, 30, 70),
+        fat_hu=draws.normal(-98, 6, -115, -80),
         vessel_hu=enhanced if contrast else plain,
-        lung_hu=normal(-870, 20, -910, -800),
-        disc_hu=normal(88, 8, 70, 110),
-        fat_mm=uniform(8, 26),
-        arm_ratio=uniform(0.9, 1.1),
+        lung_hu=draws.normal(-870, 20, -910, -800),
+        disc_hu=draws.normal(88, 8, 70, 110),
+        fat_mm=draws.uniform(8, 26),
+        arm_ratio=draws.uniform(0.9, 1.1),
     )
 
 
-def _inclinations(subject: Subject) -> dict[int, float]:
-    """Forward lean of each level's z axis in degrees: + when its top lies in front of its bottom."""
-    # L3 lies about level, so the lean at the sacrum is what lies below it.
-    sacral = _LORDOSIS["L3"] * subject.lordosis_deg - 4.0
-    lean = {level_id(name): sacral - share * subject.lordosis_deg for name, share in _LORDOSIS.items()}
-    lowest, top = level_id("T12"), level_id("T1")
-    for level in range(top, lowest):
-        share = (lowest - level) / (lowest - top)
-        # Kyphosis is strongest in the middle: a smooth step rather than a straight line.
-        lean[level] = lean[lowest] + subject.kyphosis_deg * (0.45 * share + 0.55 * share * share * (3 - 2 * share))
-    for level in range(1, top):
-        share = min(1.0, (top - level) / 6)
-        lean[level] = lean[top] - subject.cervical_deg * share - 6.0 * share
-    return lean
-
-
-def _frame(origin: Vec, lean_deg: float, tilt_deg: float, turn_deg: float) -> Frame:
-    """Frame leaning forward about x, then tilting sideways about y, then turning about z."""
-    lean, tilt, turn = (math.radians(v) for v in (lean_deg, tilt_deg, turn_deg))
-    rows: list[Vec] = []
-    for axis in ((1.0, 0.0, 0.0), (0.0, math.cos(lean), -math.sin(lean)), (0.0, math.sin(lean), math.cos(lean))):
-        x, y, z = axis
-        x, z = x * math.cos(tilt) + z * math.sin(tilt), -x * math.sin(tilt) + z * math.cos(tilt)
-        x, y = x * math.cos(turn) - y * math.sin(turn), x * math.sin(turn) + y * math.cos(turn)
-        rows.append((x, y, z))
-    return Frame(origin, (rows[0], rows[1], rows[2]))
-
-
-def spine_frames(subject: Subject) -> dict[int, Frame]:
-    """Frame of every level from C1 to S1, origin at the centre of its body, in world mm; L3 is the origin.
-
-    Neighbouring centres are half a body, the disc and half a body apart along the mean of their axes.
-    """
-    lean = _inclinations(subject)
-    frames: dict[int, Frame] = {}
-    origin: Vec = (0.0, 0.0, 0.0)
-    height = 0.0
-    below: int | None = None
-    for level in reversed(COLUMN):
-        size = subject.sizes[level]
-        if below is not None:
-            lower = subject.sizes[below]
-            step = lower.height / 2 + size.disc + size.height / 2
-            height += step
-            mean = math.radians((lean[below] + lean[level]) / 2)
-            tilt = _tilt(subject, height)
-            sideways = math.radians(tilt)
-            origin = (
-                origin[0] + step * math.sin(sideways),
-                origin[1] + step * math.cos(sideways) * math.sin(mean),
-                origin[2] + step * math.cos(sideways) * math.cos(mean),
-            )
-        tilt = _tilt(subject, height)
-        frames[level] = _frame(origin, lean[level], tilt, 0.4 * tilt)
-        below = level
-    anchor = frames[level_id("L3")].origin
-    return {
-        level: Frame(
-            (frame.origin[0] - anchor[0], frame.origin[1] - anchor[1], frame.origin[2] - anchor[2]), frame.axes
-        )
-        for level, frame in frames.items()
-    }
-
-
-def _tilt(subject: Subject, height: float) -> float:
-    return 0.5 * subject.scoliosis_deg * math.sin(2 * math.pi * height / subject.scoliosis_period_mm)
-
-
-def middle_frame(above: Frame, below: Frame, above_height: float, below_height: float, lean: float = 0.5) -> Frame:
-    """Frame halfway between two bodies' facing end plates: where a disc sits."""
-    top = above.world((0.0, 0.0, -above_height / 2))
-    bottom = below.world((0.0, 0.0, below_height / 2))
-    origin = tuple(lean * a + (1 - lean) * b for a, b in zip(top, bottom, strict=True))
-    rows: list[Vec] = []
-    for first, second in zip(above.axes, below.axes, strict=True):
-        x, y, z = (a + b for a, b in zip(first, second, strict=True))
-        length = math.sqrt(x * x + y * y + z * z)
-        rows.append((x / length, y / length, z / length))
-    return Frame((origin[0], origin[1], origin[2]), (rows[0], rows[1], rows[2]))
+def _draw_variants(draws: Draws, rates: Rates, age: float, trabecular: float) -> frozenset[Variant]:
+    """Draw what is unusual about a person: one numeric variant at most, the others each on their own."""
+    found: set[Variant] = set()
+    place = draws.uniform()
+    for name in variants.NUMERIC:
+        place -= variants.chance(name, rates, age, trabecular)
+        if place < 0:
+            found.add(name)
+            break
+    for name in variants.VARIANTS[len(variants.NUMERIC) :]:
+        if draws.happens(variants.chance(name, rates, age, trabecular)):
+            found.add(name)
+    return frozenset(found - {"vacuum"} if "degeneration" not in found else found)
 
 
 def is_thoracic(level: int) -> bool:
     """Whether ribs hang on a level."""
-    return level_id("T1") <= level <= level_id("T12")
+    return level_id("T1") <= level <= level_id("T12") or level == T13
 
 
 def is_cervical(level: int) -> bool:

@@ -1,5 +1,6 @@
 """The task of finding vertebrae as instances in sagittal slices."""
 
+import math
 import time
 from typing import Any
 
@@ -7,6 +8,7 @@ import lightning
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.parallel import DistributedDataParallel
 
 from spineseg.data.scans import ScanBatch
 from spineseg.data.slices import SliceBatch
@@ -50,6 +52,12 @@ class InstanceSegmentation2D(lightning.LightningModule):
         self._gradients: dict[str, Tensor] = {}
         self._earlier_seconds, self._started = 0.0, time.perf_counter()
         self._monitored: list[MonitoredSlice] = []
+        self._losses: list[tuple[float, int]] = []
+        # The batch's loss terms and rates; whether they are logged; sums over the epoch's batches, and their number.
+        self._terms: dict[str, Tensor] = {}
+        self._rates: list[float] = []
+        self._logged = False
+        self._totals, self._batches = torch.zeros(0, dtype=torch.float64), 0
 
     def forward(self, images: Tensor) -> list[Detections]:
         """Detections of images (B, C, Y, Z), drawn at their pixels."""
@@ -88,21 +96,67 @@ class InstanceSegmentation2D(lightning.LightningModule):
             optimizer.step()  # type: ignore[union-attr]
             optimizer.zero_grad()  # type: ignore[union-attr]
             self._summed = 0
-        self.log("train/loss", loss.detach() / len(batch["images"]), prog_bar=True)
         # Ultralytics' fifth term is for other heads, and always 0 here.
-        self.log_dict({f"train/{name}": value for name, value in parts.items() if name != "sem_loss"})
-        self.log_dict({f"lr/{name}": rate for name, rate in zip(GROUPS, rates, strict=True)})
+        terms = {f"train/{name}": value for name, value in parts.items() if name != "sem_loss"}
+        self._terms, self._rates = {"train/loss": loss.detach() / len(batch["images"]), **terms}, rates
+        self._log_batch()
+
+    def on_train_batch_end(self, outputs: Any, batch: SliceBatch, batch_index: int) -> None:
+        """Log the batch if a callback has just ended the training: Lightning writes a row then."""
+        if self.trainer._logger_connector.should_update_logs and not self._logged:
+            self._log_terms()
+
+    def _log_batch(self) -> None:
+        """Log the batch's values where a row is written, and the epoch's means at its last batch.
+
+        Lightning's `log` takes half a millisecond a value, whether a logger sees the value or not.
+        """
+        values = torch.stack(list(self._terms.values())).double()
+        self._totals = self._totals + values if self._batches else values
+        self._batches += 1
+        self._logged = self.trainer._logger_connector.should_update_logs
+        if self._logged:
+            self._log_terms()
+        if self.trainer.is_last_batch:
+            means = (self._totals / self._batches).float()
+            self.log_dict(
+                {f"{name}_epoch": mean for name, mean in zip(self._terms, means, strict=True)},
+                on_step=False,
+                on_epoch=True,
+                batch_size=1,
+                sync_dist=True,
+            )
+            self._batches = 0
+
+    def _log_terms(self) -> None:
+        self.log("train/loss", self._terms["train/loss"], prog_bar=True)
+        self.log_dict({name: value for name, value in self._terms.items() if name != "train/loss"})
+        self.log_dict({f"lr/{name}": rate for name, rate in zip(GROUPS, self._rates, strict=True)})
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Clip here: with 16-mixed the gradients are unscaled by now, before it they are not."""
         if self.optimization.clip_norm is not None:
             torch.nn.utils.clip_grad_norm_(self.net.parameters(), self.optimization.clip_norm)
 
+    def on_validation_model_zero_grad(self) -> None:
+        """Keep the gradients that are summed, but not yet used: Lightning would drop them before a validation."""
+
+    def on_validation_start(self) -> None:
+        """Validate with the running statistics of process 0, whose are saved; the EMA has put its own in their place.
+
+        DDP would send them before every batch, but processes may have unequally many.
+        """
+        if self.trainer.world_size > 1:
+            for buffer in self.buffers():
+                torch.distributed.broadcast(buffer, 0)
+            if isinstance(self.trainer.strategy.model, DistributedDataParallel):
+                self.trainer.strategy.model.broadcast_buffers = False
+
     def validation_step(self, batch: SliceBatch, batch_index: int) -> None:
         """Detect, draw, match; the values are computed when all slices are seen."""
         raw = self.net.decode(self._formatted(batch["images"]))
         loss, _ = self._loss(raw.raw, batch)
-        self.log("val/loss", loss / len(batch["images"]), batch_size=len(batch["images"]), sync_dist=True)
+        self._losses.append((float(loss), len(batch["images"])))
         height, width = batch["index_map"].shape[1:]
         scale = batch["boxes"].new_tensor([height, width, height, width])
         for image, (found, ref) in enumerate(zip(suppress(raw), batch["refs"], strict=True)):
@@ -116,12 +170,15 @@ class InstanceSegmentation2D(lightning.LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         """Pool the slices of all processes."""
-        slices, self._monitored = self._monitored, []
+        mine, self._monitored, self._losses = (self._monitored, self._losses), [], []
+        parts = [mine]
         if self.trainer.world_size > 1:
-            gathered: list[list[MonitoredSlice]] = [[] for _ in range(self.trainer.world_size)]
-            torch.distributed.all_gather_object(gathered, slices)
-            slices = [item for part in gathered for item in part]
-        values = monitors(slices, num_classes=len(self.classes))
+            parts = [mine] * self.trainer.world_size
+            torch.distributed.all_gather_object(parts, mine)
+        values = monitors([item for slices, _ in parts for item in slices], num_classes=len(self.classes))
+        losses = [item for _, part in parts for item in part]
+        # An exact sum: the same for every order and number of processes.
+        values["loss"] = math.fsum(loss for loss, _ in losses) / sum(count for _, count in losses)
         self.score_threshold = values.get("score_threshold")
         shown = {"mask_map50", "mask_map50_named", "dice"}
         for name, value in values.items():
@@ -149,6 +206,8 @@ class InstanceSegmentation2D(lightning.LightningModule):
             "score_threshold": self.score_threshold,
             "seconds": self.fit_seconds,
             "summed": self._summed,
+            "totals": self._totals.clone(),
+            "batches": self._batches,
             "gradients": {
                 name: parameter.grad.detach().clone()
                 for name, parameter in self.net.named_parameters()
@@ -162,6 +221,7 @@ class InstanceSegmentation2D(lightning.LightningModule):
         self.score_threshold = kept.get("score_threshold")
         self._earlier_seconds = kept.get("seconds", 0.0)
         self._summed = kept.get("summed", 0)
+        self._totals, self._batches = kept.get("totals", self._totals), kept.get("batches", 0)
         self._gradients = kept.get("gradients", {})
 
     def detect(self, images: Tensor) -> list[Detections]:

@@ -1,9 +1,9 @@
 """Optimisation as Ultralytics does it, each part an explicit setting and each value a function of the position."""
 
+import math
 from dataclasses import dataclass
 from typing import Any, Literal
 
-import numpy as np
 import torch
 from torch import nn
 
@@ -74,7 +74,7 @@ class Optimization:
     def decay(self, epoch: int, epochs: int) -> float:
         """The schedule's factor on ``lr0`` in an epoch (from 0)."""
         if self.schedule == "cosine":
-            return float((1 - np.cos(epoch * np.pi / epochs)) / 2 * (self.lrf - 1) + 1)
+            return (1 - math.cos(epoch * math.pi / epochs)) / 2 * (self.lrf - 1) + 1
         return max(1 - epoch / epochs, 0) * (1 - self.lrf) + self.lrf
 
     def settings_at(
@@ -90,7 +90,8 @@ class Optimization:
             batch_size: slices a batch, over all processes.
         """
         rate = self.lr0 * self.decay(epoch, epochs)
-        summed = self.summed_batches(batch_size)
+        # Never more than the run has: a run shorter than one nominal batch still makes a step.
+        summed = min(self.summed_batches(batch_size), max(epochs * batches, 1))
         warm = self.warmup_batches(epochs, batches)
         if not warm or batch > warm:
             return [rate] * 3, self.momentum, summed

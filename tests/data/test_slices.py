@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from spineseg.data.augmentation import SliceAugmentation
-from spineseg.data.slices import DrawSampler, SliceDataset, SliceReader, SliceRef, collate, instance_targets
+from spineseg.data.sampling import DrawSampler
+from spineseg.data.slices import SliceDataset, SliceReader, SliceRef, collate, instance_targets
 from spineseg.data.store import StoredCase, build_case, open_store
 from spineseg.errors import ConfigError
 from spineseg.geometry import Volume

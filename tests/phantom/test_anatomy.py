@@ -8,8 +8,9 @@ import pytest
 
 from spineseg.geometry import mm_to_index
 from spineseg.phantom import PhantomOptions, SimulatedCase
+from spineseg.phantom.curves import spine_frames
 from spineseg.phantom.sizes import COLUMN, SIZES
-from spineseg.phantom.subject import draw_subject, spine_frames
+from spineseg.phantom.subject import draw_subject
 from spineseg.vertebrae import level_id
 
 THORACOLUMBAR = range(level_id("T1"), level_id("L5") + 1)
@@ -35,8 +36,8 @@ def test_levels_stand_in_order_at_their_pitch(difficulty: str) -> None:
     for seed in range(20):
         subject = draw_subject(generator(seed), difficulty)
         frames = spine_frames(subject)
-        assert tuple(sorted(frames, key=lambda level: -frames[level].origin[2])) == COLUMN
-        for above, below in itertools.pairwise(COLUMN):
+        assert tuple(sorted(frames, key=lambda level: -frames[level].origin[2])) == subject.levels
+        for above, below in itertools.pairwise(subject.levels):
             a, b = subject.sizes[above], subject.sizes[below]
             pitch = float(np.linalg.norm(np.subtract(frames[above].origin, frames[below].origin)))
             assert pitch == pytest.approx(a.height / 2 + a.disc + b.height / 2, rel=1e-6)
@@ -61,7 +62,7 @@ def test_one_size_factor_scales_a_subject() -> None:
     factors = []
     for seed in range(200):
         subject = draw_subject(generator(seed), "default")
-        ratios = [subject.sizes[level].width / SIZES[level].width for level in COLUMN]
+        ratios = [subject.sizes[level].width / SIZES[level].width for level in subject.levels if level in SIZES]
         assert np.std(np.array(ratios) / subject.size) < 0.06
         factors.append(subject.size)
     assert np.mean(factors) == pytest.approx(1.0, abs=0.02)

@@ -1,13 +1,20 @@
+import itertools
+from collections.abc import Callable
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
+import pytest
 import SimpleITK as sitk
 
+from spineseg.data.sources.csi2014 import CSI2014
+from spineseg.data.sources.kaggle import Kaggle
+from spineseg.errors import DataError
 from spineseg.geometry import canonical
-from spineseg.phantom import SimulatedCase
+from spineseg.phantom import Layout, PhantomOptions, SimulatedCase, simulate_case
 from spineseg.phantom.layouts import case_files, native_labels, sha256, write_case
-from spineseg.vertebrae import CONVENTIONS, level_id, relabel
+from spineseg.phantom.scene import Scene, draw_scene
+from spineseg.vertebrae import CONVENTIONS, L6, T13, level_id, level_name, relabel
 from spineseg.volumes import read_volume
 
 
@@ -67,3 +74,54 @@ def test_kaggle_ids_have_the_gaps_and_grow_without_moving() -> None:
     assert ids == sorted(set(ids))
     assert not {3, 9, 19} & set(ids)
     assert len(ids) / (ids[-1] + 1) < 0.92
+
+
+def first_index(layout: Layout, wanted: Callable[[Scene], bool]) -> int:
+    """Index of the first hard case whose person and view are as wanted; nothing is painted."""
+    return next(index for index in itertools.count() if wanted(draw_scene(5, index, layout, "small", "hard")))
+
+
+def short(scene: Scene, name: str) -> bool:
+    """Whether a person lacks a level, and his lower lumbar levels and some thoracic ones are in view."""
+    low = scene.grid.origin[2]
+    high = low + scene.grid.spacing[2] * scene.grid.shape[2]
+    ends = scene.frames[level_id("L4")].origin[2], scene.frames[level_id("T10")].origin[2]
+    return name in scene.subject.variants and low < ends[0] and ends[1] < high
+
+
+@pytest.mark.parametrize(
+    ("layout", "variant", "absent"), [("csi2014", "t12_absent", "T12"), ("kaggle", "l5_absent", "L5")]
+)
+def test_real_sources_read_the_true_levels_of_columns_with_a_level_less(
+    tmp_path: Path, layout: Layout, variant: str, absent: str
+) -> None:
+    index = first_index(layout, lambda scene: short(scene, variant))
+    case = simulate_case(5, index, PhantomOptions(layout, "small", "hard"))
+    write_case(tmp_path, layout, index, case)
+    source = CSI2014(tmp_path) if layout == "csi2014" else Kaggle(tmp_path)
+    (raw,) = source.cases()
+    labels = canonical(source.read_labels(raw)).array
+    truth = case.labels.array
+    if layout == "csi2014":
+        truth = np.where((truth >= level_id("T1")) & (truth <= level_id("L5")), truth, 0)
+    assert np.array_equal(labels, truth)
+    names = [level_name(int(level)) for level in np.unique(labels) if level]
+    assert absent not in names
+    assert names == [name for name in case.facts["levels"] if level_id(name) in np.unique(truth)]
+    assert {"T11", "L1", "L4"} <= {*names}
+
+
+@pytest.mark.parametrize("layout", ["csi2014", "kaggle"])
+def test_who_shows_a_level_without_a_value_is_drawn_again(layout: Layout) -> None:
+    index = first_index(layout, lambda scene: bool(scene.redrawn))
+    scene = draw_scene(5, index, layout, "small", "hard")
+    assert set(scene.redrawn) <= {"T13", "L6"}
+    again = draw_scene(5, index, layout, "small", "hard")
+    assert again.subject == scene.subject and again.grid == scene.grid
+    assert not {"t13", "l6"} & scene.subject.variants or layout == "kaggle"
+
+
+@pytest.mark.parametrize("layout", ["csi2014", "kaggle"])
+def test_a_level_without_a_value_is_never_written_as_background(layout: Layout) -> None:
+    with pytest.raises(DataError, match=f"{layout} has no value for T13, L6"):
+        native_labels(layout, np.array([0, 19, T13, L6, 20], np.uint8))

@@ -43,7 +43,7 @@ def ultralytics_loop(
     o: Optimization, *, epochs: int, batches: int, batch_size: int
 ) -> list[tuple[list[float], float, int]]:
     """Rates, momentum and accumulation of each batch by the rules of Ultralytics' training loop."""
-    accumulate = target = max(round((o.nominal_batch or batch_size) / batch_size), 1)
+    accumulate = target = min(max(round((o.nominal_batch or batch_size) / batch_size), 1), batches * epochs)
     warm_epochs = min(o.warmup_epochs, max(epochs - 1, 0))
     nw = round(warm_epochs * batches) if warm_epochs > 0 else 0
     rates, momentum, rows = [o.lr0] * 3, o.momentum, []

@@ -1,0 +1,271 @@
+"""Kill a training at random instants, resume it, and compare its end with that of a run that was left alone.
+
+Resumable: kills whose row is in the table are not done again. See README.md for the question and the command.
+"""
+
+import argparse
+import csv
+import os
+import platform
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields
+from datetime import date
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import torch
+
+from spineseg import __version__
+from spineseg.checkpoints import TIMES, differences, read_checkpoint, steps_done
+from spineseg.loggers.table import read_table
+from spineseg.runs import Run, find_run, read_results
+
+HERE: Final = Path(__file__).parent
+EPOCHS: Final = 4
+BATCHES: Final = 8  # an epoch
+# YOLOv8n from scratch. Three batches are summed for a step, so that a kill falls between them and across epochs; saves
+# every second, inside epochs too; validation, best checkpoint and early stopping at every other epoch.
+SETTING: Final = (
+    "+experiment=yolo_csi",
+    "+preset=quick",
+    "data.pixel_mm=2",
+    "data.image_size=[64,128]",
+    "data.batch_size=4",
+    f"data.epoch_slices={4 * BATCHES}",
+    "data.validation_step_mm=18",
+    "data.augmentation.mosaic=0.5",
+    "data.augmentation.close_mosaic_epochs=1",
+    "optim.nominal_batch=12",
+    "trainer=cpu",
+    f"trainer.max_epochs={EPOCHS}",
+    "trainer.check_val_every_n_epoch=2",
+    "trainer.log_every_n_steps=1",
+    "callbacks.checkpoints.every_n_minutes=0.02",
+    "callbacks.panels.every_n_epochs=2",
+    "score_splits=[val]",
+)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One kill.
+
+    Attributes:
+        kill: its number.
+        workers: loader processes.
+        seconds: after the start of the program.
+        interrupted: what was at work, as far as the log shows it.
+        resumed_from: the last checkpoint.
+        weights, average, optimiser, rest: whether these parts of the final checkpoint are the same bits.
+        log: whether `log.csv` holds the same rows, each once, but for times.
+        scores: whether the scores of the validation split are the same.
+        run: whether it is the same folder and W&B id, where there was one.
+    """
+
+    kill: int
+    workers: int
+    seconds: float
+    interrupted: str
+    resumed_from: str
+    weights: bool
+    average: bool
+    optimiser: bool
+    rest: bool
+    log: bool
+    scores: bool
+    run: bool
+
+    @property
+    def identical(self) -> bool:
+        """Whether nothing differs."""
+        return all((self.weights, self.average, self.optimiser, self.rest, self.log, self.scores, self.run))
+
+
+def command(scans: Path, work: Path, runs: Path, *more: str) -> list[str]:
+    """The training's command line."""
+    places = (f"data.source.root={scans}", f"paths.prepared={work / 'prepared'}", f"paths.runs={runs}")
+    return [sys.executable, "-m", "spineseg.train", *SETTING, *places, *more]
+
+
+def call(line: Sequence[str], log: Path) -> subprocess.Popen[bytes]:
+    """Start a program; what it says is appended to a file."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("WANDB")}
+    with log.open("ab") as stream:
+        return subprocess.Popen(line, stdout=stream, stderr=subprocess.STDOUT, env=environment)
+
+
+def finish(line: Sequence[str], log: Path) -> float:
+    """Run a program to its end; returns the seconds that it took."""
+    started = time.monotonic()
+    if call(line, log).wait():
+        sys.exit(f"{' '.join(line)} failed; see {log}")
+    return time.monotonic() - started
+
+
+def only_run(runs: Path) -> Run | None:
+    """The run of a folder of runs; None before there is one."""
+    found = sorted(path.parent for path in runs.glob("*/*/20*/config.yaml"))
+    if len(found) > 1:
+        sys.exit(f"{runs}: {len(found)} runs where there should be one")
+    return Run(found[0].resolve()) if found else None
+
+
+def place(steps: int) -> str:
+    """Epoch and batch of a number of batches, both from 1."""
+    return f"epoch {steps // BATCHES + 1}, {steps % BATCHES} of {BATCHES} batches"
+
+
+def interrupted(run: Run | None) -> str:
+    """What was at work when the run was killed."""
+    if run is None:
+        return "before there was a run"
+    steps = 1 + max((row.step for row in read_table(run.log)), default=-1) if run.log.is_file() else 0
+    if (run.predictions("val") / "predictions.json").is_file() or run.predictions("val").is_dir():
+        return "scoring"
+    if not steps:
+        return "before the first batch"
+    return f"after {place(steps)} logged"
+
+
+def compare(kill: int, workers: int, seconds: float, was: str, origin: str, whole: Run, killed: Run, same: bool) -> Row:
+    """Compare two finished runs."""
+    left, right = read_checkpoint(whole.last), read_checkpoint(killed.last)
+    parts = {
+        "weights": ("current_model_state",),
+        "average": ("state_dict",),
+        "optimiser": ("optimizer_states", "lr_schedulers"),
+    }
+    named = {key for keys in parts.values() for key in keys}
+    parts["rest"] = tuple(sorted((left.keys() | right.keys()) - named))
+    found = {
+        name: differences([left.get(k) for k in keys], [right.get(k) for k in keys]) for name, keys in parts.items()
+    }
+    rows = [sorted((r for r in read_table(run.log) if r.name not in TIMES), key=repr) for run in (whole, killed)]
+    scores = [read_results(run)["splits"] for run in (whole, killed)]
+    for name, items in found.items():
+        for item in items[:3]:
+            print(f"  {name}: {item}")
+    return Row(
+        kill, workers, round(seconds, 2), was, origin, **{name: not items for name, items in found.items()},
+        log=rows[0] == rows[1] and len({(r.step, r.name) for r in rows[1]}) == len(rows[1]),
+        scores=scores[0] == scores[1],
+        run=same,
+    )  # fmt: skip
+
+
+def one_kill(kill: int, seconds: float, whole: Run, scans: Path, work: Path) -> Row:
+    """Kill one run after so many seconds, resume it and compare."""
+    workers = kill % 2
+    runs, log = work / f"kill_{kill:02d}", work / f"kill_{kill:02d}.txt"
+    shutil.rmtree(runs, ignore_errors=True)
+    line = command(scans, work, runs, f"data.workers={workers}")
+    process = call(line, log)
+    try:
+        process.wait(seconds)
+    except subprocess.TimeoutExpired:
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    ended = process.returncode == 0
+    run = only_run(runs)
+    was = "nothing: it had ended" if ended else interrupted(run)
+    saved = run is not None and run.last.is_file()
+    steps = steps_done(read_checkpoint(run.last)) if run is not None and saved else 0
+    origin = place(steps) if saved else ("its start" if run is not None else "nothing: started again")
+    identity = _identity(run)
+    # The one who was killed before there was a run starts again; all others resume.
+    again = line if run is None else [*line[:3], f"resume={run.root}", f"paths.runs={runs}"]
+    finish(again, log)
+    resumed = only_run(runs)
+    assert resumed is not None
+    same = run is None or (resumed == run and identity in ("", _identity(resumed)))
+    return compare(kill, workers, seconds, was, origin, whole, resumed, same)
+
+
+def _identity(run: Run | None) -> str:
+    path = None if run is None else run.root / "wandb" / "id"
+    return path.read_text() if path is not None and path.is_file() else ""
+
+
+def read_rows(path: Path) -> list[Row]:
+    """The kills that were done."""
+    if not path.is_file():
+        return []
+    with path.open(encoding="utf-8") as stream:
+        return [
+            Row(
+                **{
+                    item.name: raw[item.name] == "True" if item.type is bool else item.type(raw[item.name])  # type: ignore[operator]
+                    for item in fields(Row)
+                }
+            )
+            for raw in csv.DictReader(stream)
+        ]
+
+
+def write_tables(rows: Sequence[Row], path: Path) -> None:
+    """Write the rows as CSV, and for people as Markdown."""
+    with path.open("w", encoding="utf-8", newline="") as stream:
+        writer = csv.DictWriter(stream, [item.name for item in fields(Row)])
+        writer.writeheader()
+        writer.writerows(asdict(row) for row in rows)
+    yes = sum(row.identical for row in rows)
+    lines = [
+        f"{yes} of {len(rows)} resumed runs end in the same bits as the run that was left alone. Simulated scans.",
+        "",
+        f"spineseg {__version__}, torch {torch.__version__}, Python {platform.python_version()}, "
+        f"{len(os.sched_getaffinity(0))} cores, {date.today()}; the setting is SETTING in run.py.",
+        "",
+        "| kill | loader processes | second | interrupted | resumed from | identical |",
+        "|---|---|---|---|---|---|",
+    ]
+    for row in rows:
+        differ = [name for name, same in asdict(row).items() if same is False]
+        shown = "yes" if row.identical else f"**no**: {', '.join(differ)}"
+        lines.append(
+            f"| {row.kill} | {row.workers} | {row.seconds} | {row.interrupted} | {row.resumed_from} | {shown} |"
+        )
+    path.with_suffix(".md").write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def main() -> None:
+    """Run what is missing of the experiment."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--scans", type=Path, default=Path("data/simulated/csi2014"), help="simulated CSI 2014 scans")
+    parser.add_argument("--work", type=Path, default=Path("runs/exact_resume"), help="where the runs lie")
+    parser.add_argument("--table", type=Path, default=HERE / "kills.csv")
+    parser.add_argument("--kills", type=int, default=20)
+    parser.add_argument("--seed", type=int, default=0)
+    arguments = parser.parse_args()
+    scans, work = arguments.scans.absolute(), arguments.work.absolute()
+    os.environ["OMP_NUM_THREADS"] = "1"  # sums of two processes have the same bits with equal threads alone
+    work.mkdir(parents=True, exist_ok=True)
+    time_file = work / "undisturbed.txt"
+    if not time_file.is_file():
+        # The first prepares the scans, the second is timed.
+        for name in ("preparing", "whole"):
+            shutil.rmtree(work / name, ignore_errors=True)
+            seconds = finish(command(scans, work, work / name, "data.workers=0"), work / f"{name}.log")
+        time_file.write_text(f"{seconds}\n")
+    total = float(time_file.read_text())
+    whole = find_run("csi2014/yolo_csi", work / "whole")
+    rows = {row.kill: row for row in read_rows(arguments.table)}
+    # One instant in each of as many equal stretches as there are kills: from start-up to the end.
+    shares = np.random.default_rng(arguments.seed).random(arguments.kills)
+    for kill in range(arguments.kills):
+        if kill not in rows:
+            seconds = total * (kill + float(shares[kill])) / arguments.kills
+            rows[kill] = one_kill(kill, seconds, whole, scans, work)
+            write_tables([rows[number] for number in sorted(rows)], arguments.table)
+            print(rows[kill], "identical" if rows[kill].identical else "DIFFERENT", flush=True)
+    if not all(row.identical for row in rows.values()):
+        sys.exit("not all ends are identical")
+
+
+if __name__ == "__main__":
+    main()
