@@ -53,14 +53,20 @@ def epoch_means(trainer: Trainer) -> dict[str, list[float]]:
     """Return sum and weight of each value that `log(on_epoch=True)` averages over the epoch, so far; {} at its end."""
     if not inside_epoch(trainer):
         return {}
-    items = trainer.fit_loop.epoch_loop._results.items()
-    means = {key: item for key, item in items if item.meta.on_epoch and item.meta.is_mean_reduction and item.is_tensor}
-    return {key: [float(item.value), float(item.cumulated_batch_size)] for key, item in means.items()}
+    items = dict(trainer.fit_loop.epoch_loop._results.valid_items())
+    means = {key: item for key, item in items.items() if item.meta.on_epoch and item.meta.is_mean_reduction}
+    return {key: [float(item.value), float(item.cumulated_batch_size)] for key, item in means.items() if item.is_tensor}
 
 
-def add_means(trainer: Trainer, kept: dict[str, list[float]]) -> None:
-    """Add them to those of the first batch after a resume; as a + b = b + a, the sum is that of the whole run."""
-    for key, (value, weight) in kept.items():
-        item = trainer.fit_loop.epoch_loop._results[key]
+def add_means(trainer: Trainer, kept: dict[str, list[float]]) -> dict[str, list[float]]:
+    """Add them to those of the first batch after a resume; as a + b = b + a, the sum is that of the whole run.
+
+    Returns:
+        Those that were not logged in this batch, and have to wait for a later one.
+    """
+    results = trainer.fit_loop.epoch_loop._results
+    for key in kept.keys() & results.keys():
+        (value, weight), item = kept[key], results[key]
         item.value = item.value + torch.tensor(value, dtype=item.value.dtype, device=item.value.device)
         item.cumulated_batch_size = item.cumulated_batch_size + int(weight)
+    return {key: pair for key, pair in kept.items() if key not in results}

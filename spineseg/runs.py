@@ -6,6 +6,7 @@ Importing this module must stay cheap; nothing here needs torch until a checkpoi
 import errno
 import os
 import re
+import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -102,7 +103,7 @@ def create_run(cfg: DictConfig, overrides: list[str] | None = None) -> Run:
             raise ConfigError(f"run.{key}={cfg.run[key]}: expected a plain folder name of letters, digits, _ . + = , -")
     parent = Path(cfg.paths.runs).absolute() / str(cfg.run.group) / str(cfg.run.name)
     try:
-        partial = Run(parent / f".partial-{os.getpid()}")
+        partial = Run(parent / f".partial-{secrets.token_hex(4)}")
         partial.checkpoints.mkdir(parents=True, exist_ok=True)
         content = {"format": CONFIG_FORMAT, **without_secrets(plain(cfg))}
         write_text(partial.config, yaml.safe_dump(content, sort_keys=False, allow_unicode=True))
@@ -131,7 +132,7 @@ def find_run(where: str | Path, runs: Path | None = None) -> Run:
             if (root / "config.yaml").is_file():
                 return Run(root.resolve())
     there = [str(path.parent.relative_to(runs)) for path in runs.glob("*/*/*/config.yaml")] if runs is not None else []
-    there = [name for name in there if not name.endswith("/latest")]
+    there = [name for name in there if not name.endswith("/latest") and "/." not in name]
     raise DataError(f"{where}: no run there (a folder with config.yaml); {nearest(str(where), there)}")
 
 

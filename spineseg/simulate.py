@@ -176,8 +176,10 @@ def _simulate_all(partial: Path, options: Any, seed: int, indices: list[int], wo
 
 
 def _default_workers(size: str) -> int:
-    """One a core, as many as the free memory holds."""
-    free_gb = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 1e9
+    """One a core, as many as the memory holds that is free or can be freed."""
+    import psutil
+
+    free_gb = psutil.virtual_memory().available / 1e9
     return max(1, min(len(os.sched_getaffinity(0)), int(free_gb / _CASE_GB[size])))
 
 

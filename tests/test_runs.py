@@ -11,7 +11,6 @@ from omegaconf import DictConfig, OmegaConf
 from spineseg.errors import ConfigError, DataError, FormatError
 from spineseg.provenance import read_provenance, write_provenance
 from spineseg.runs import (
-    RUN_FOLDER_VARIABLE,
     Run,
     best_checkpoint,
     create_run,
@@ -21,12 +20,6 @@ from spineseg.runs import (
     shareable,
     write_results,
 )
-
-
-@pytest.fixture(autouse=True)
-def _alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(RUN_FOLDER_VARIABLE, "")
-    monkeypatch.delenv("LOCAL_RANK", raising=False)
 
 
 @pytest.fixture
@@ -108,10 +101,21 @@ def test_run_is_found_in_every_way(cfg: DictConfig, tmp_path: Path) -> None:
         find_run(f"g/m/{run.root.name}", runs)
 
 
-def test_child_of_distributed_training_shares_the_run(cfg: DictConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_is_whole_or_not_there(cfg: DictConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stopped just before the folder gets its name: nothing is found."""
+
+    def stop(self: Path, target: Path) -> Path:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "rename", stop)
+        with pytest.raises(KeyboardInterrupt):
+            create_run(cfg)
+    with pytest.raises(DataError, match="no run there"):
+        find_run("g/n", Path(cfg.paths.runs))
     run = create_run(cfg)
-    monkeypatch.setenv("LOCAL_RANK", "1")
-    assert create_run(cfg) == run
+    assert sorted(path.name for path in run.root.parent.iterdir() if path.name[0] != ".") == [run.root.name, "latest"]
+    assert run.config.is_file() and run.overrides.is_file() and run.checkpoints.is_dir()
 
 
 def test_best_checkpoint_falls_back_to_the_last(cfg: DictConfig) -> None:

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 
+from spineseg.checkpoints import differences, read_checkpoint, steps_done
 from spineseg.config import compose
 from spineseg.errors import ConfigError, DataError
 from spineseg.geometry import Volume
@@ -33,6 +34,7 @@ TINY = [
     "data.epoch_slices=16",
     "data.workers=0",
     "trainer.max_epochs=2",
+    "trainer.check_val_every_n_epoch=1",
     "trainer.accelerator=cpu",
     "trainer.precision=32-true",
     "callbacks.panels.every_n_epochs=1",
@@ -159,16 +161,36 @@ def test_the_last_lines_are_map_and_dice(trained: Path, capsys: pytest.CaptureFi
     assert "dice_spine" in lines[-1]
 
 
-def test_killed_and_resumed_equals_undisturbed(scans: Path, tmp_path: Path) -> None:
-    """SIGKILL in the second of three epochs; the log has no gap and no duplicate, the weights are the same bits."""
-    undisturbed, killed = tmp_path / "undisturbed", tmp_path / "killed"
-    more = ["trainer.max_epochs=3", "score_splits=[]"]
+THREE_EPOCHS = ["trainer.max_epochs=3", "score_splits=[]", "optim.nominal_batch=12"]
+
+
+def command(*overrides: str) -> list[str]:
+    return [sys.executable, "-m", "spineseg.train", *overrides]
+
+
+@pytest.fixture
+def environment() -> dict[str, str]:
+    return {**os.environ, "OMP_NUM_THREADS": "1"}  # sums have the same bits with equal threads alone
+
+
+@pytest.fixture(scope="module")
+def undisturbed(scans: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    work = tmp_path_factory.mktemp("undisturbed")
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    subprocess.run(command(*arguments(scans, work, *THREE_EPOCHS)), check=True, env=environment)
+    return work
 
-    def command(*overrides: str) -> list[str]:
-        return [sys.executable, "-m", "spineseg.train", *overrides]
 
-    subprocess.run(command(*arguments(scans, undisturbed, *more)), check=True, env=environment)
+@pytest.mark.parametrize(("minutes", "workers"), [("null", 0), ("0", 1)])
+def test_killed_and_resumed_equals_undisturbed(
+    scans: Path, tmp_path: Path, undisturbed: Path, environment: dict[str, str], minutes: str, workers: int
+) -> None:
+    """SIGKILL in the second of three epochs, with saves by epoch or after every batch; three batches make a step.
+
+    The log has no gap and no duplicate, the final checkpoint is the same bits, and loader processes change nothing.
+    """
+    killed = tmp_path / "killed"
+    more = [*THREE_EPOCHS, f"callbacks.checkpoints.every_n_minutes={minutes}", f"data.workers={workers}"]
     process = subprocess.Popen(command(*arguments(scans, killed, *more)), env=environment)
     folder = killed / "runs" / "csi2014" / "yolo_csi" / "latest"
     deadline = time.monotonic() + 300
@@ -179,6 +201,8 @@ def test_killed_and_resumed_equals_undisturbed(scans: Path, tmp_path: Path) -> N
     process.send_signal(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL, "the run ended before it could be killed"
     identity = (folder / "wandb" / "id").read_text()
+    steps = steps_done(read_checkpoint(folder / "checkpoints" / "last.ckpt"))
+    assert steps == 4 if minutes == "null" else steps >= 5
     subprocess.run(command(f"resume={folder}", f"paths.runs={killed / 'runs'}"), check=True, env=environment)
     runs = [find_run(work / "runs" / "csi2014" / "yolo_csi") for work in (undisturbed, killed)]
     assert len(list((killed / "runs" / "csi2014" / "yolo_csi").glob("20*"))) == 1
@@ -186,10 +210,22 @@ def test_killed_and_resumed_equals_undisturbed(scans: Path, tmp_path: Path) -> N
     left, right = ([row for row in log_rows(run.log) if row[1] != "train/images_per_second"] for run in runs)
     assert len(set(right)) == len(right)
     assert sorted(left) == sorted(right)
-    first, second = (torch.load(run.last, weights_only=True) for run in runs)
-    for part in ("state_dict", "current_model_state"):
-        for name, value in first[part].items():
-            assert torch.equal(value, second[part][name]), f"{part}: {name}"
+    assert differences(*(read_checkpoint(run.last) for run in runs)) == []
+
+
+def test_killed_before_its_first_checkpoint(
+    scans: Path, tmp_path: Path, undisturbed: Path, environment: dict[str, str]
+) -> None:
+    """Where nothing was saved yet, `resume=` begins at the beginning, in the same folder."""
+    (whole,) = (undisturbed / "runs" / "csi2014" / "yolo_csi").glob("20*")
+    folder = tmp_path / "runs" / "csi2014" / "yolo_csi" / "killed"
+    shutil.copytree(whole, folder, ignore=shutil.ignore_patterns("*.ckpt*", "provenance.json", "wandb", "panels"))
+    (folder / "log.csv").write_text("step,epoch,name,value\n0,0,train/loss,9.0\n1,0,train/lo")
+    subprocess.run(command(f"resume={folder}", f"paths.runs={tmp_path / 'runs'}"), check=True, env=environment)
+    assert sorted(path.name for path in folder.parent.iterdir()) == ["killed"]
+    assert differences(*(read_checkpoint(root / "checkpoints" / "last.ckpt") for root in (whole, folder))) == []
+    left, right = (log_rows(root / "log.csv") for root in (whole, folder))
+    assert sorted(left) == sorted(right)
 
 
 @pytest.mark.parametrize(
@@ -246,23 +282,31 @@ def test_the_best_checkpoint_follows_the_classes() -> None:
         assert cfg.callbacks.checkpoints.monitor == cfg.callbacks.early_stopping.monitor == monitor
 
 
-def test_a_terminated_run_ends_with_143(scans: Path, tmp_path: Path) -> None:
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    more = ["trainer.max_epochs=200", "score_splits=[]", "callbacks.panels=null", "logger.wandb.mode=disabled"]
+def test_a_terminated_run_is_saved_and_ends_with_143(scans: Path, tmp_path: Path, environment: dict[str, str]) -> None:
+    """In the middle of a long epoch; a scheduler's SIGTERM reaches the loader's processes, too."""
+    more = ["trainer.max_epochs=2", "score_splits=[]", "callbacks.panels=null", "logger.wandb.mode=disabled"]
+    more += ["data.epoch_slices=4000", "data.workers=1"]
     process = subprocess.Popen(
         [sys.executable, "-m", "spineseg.train", *arguments(scans, tmp_path, *more)],
         env=environment,
         stderr=subprocess.PIPE,
         text=True,
+        start_new_session=True,
     )
-    checkpoint = tmp_path / "runs" / "csi2014" / "yolo_csi" / "latest" / "checkpoints" / "last.ckpt"
+    folder = tmp_path / "runs" / "csi2014" / "yolo_csi" / "latest"
     deadline = time.monotonic() + 300
-    while not checkpoint.is_file() and process.poll() is None and time.monotonic() < deadline:
+    while process.poll() is None and time.monotonic() < deadline:
+        if (folder / "log.csv").is_file() and len(log_rows(folder / "log.csv")) > 20:
+            break
         time.sleep(0.1)
-    process.send_signal(signal.SIGTERM)
+    os.killpg(process.pid, signal.SIGTERM)
     _, errors = process.communicate(timeout=120)
-    assert process.returncode == 143
-    assert "go on from the last epoch with: python -m spineseg.train resume=" in errors
+    assert process.returncode == 143, errors
+    assert "stopped; go on with: python -m spineseg.train resume=" in errors
+    saved = read_checkpoint(folder / "checkpoints" / "last.ckpt")
+    # The values of the last batch travel in the checkpoint; all others are in the log.
+    assert steps_done(saved) == max(step for step, _ in log_rows(folder / "log.csv")) + 2
+    assert saved["unlogged"]["step"] == steps_done(saved) - 1 and "train/loss" in saved["unlogged"]["values"]
 
 
 def test_a_missing_set_leaves_no_run_behind(tmp_path: Path) -> None:

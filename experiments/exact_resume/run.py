@@ -24,7 +24,7 @@ import torch
 from spineseg import __version__
 from spineseg.checkpoints import TIMES, differences, read_checkpoint, steps_done
 from spineseg.loggers.table import read_table
-from spineseg.runs import Run, find_run, read_results
+from spineseg.runs import Run, find_run
 
 HERE: Final = Path(__file__).parent
 EPOCHS: Final = 4
@@ -48,7 +48,7 @@ SETTING: Final = (
     "trainer.log_every_n_steps=1",
     "callbacks.checkpoints.every_n_minutes=0.02",
     "callbacks.panels.every_n_epochs=2",
-    "score_splits=[val]",
+    "score_splits=[]",
 )
 
 
@@ -59,12 +59,11 @@ class Row:
     Attributes:
         kill: its number.
         workers: loader processes.
-        seconds: after the start of the program.
+        seconds: processor time that the program had had, which does not depend on what else the machine does.
         interrupted: what was at work, as far as the log shows it.
         resumed_from: the last checkpoint.
         weights, average, optimiser, rest: whether these parts of the final checkpoint are the same bits.
         log: whether `log.csv` holds the same rows, each once, but for times.
-        scores: whether the scores of the validation split are the same.
         run: whether it is the same folder and W&B id, where there was one.
     """
 
@@ -78,13 +77,12 @@ class Row:
     optimiser: bool
     rest: bool
     log: bool
-    scores: bool
     run: bool
 
     @property
     def identical(self) -> bool:
         """Whether nothing differs."""
-        return all((self.weights, self.average, self.optimiser, self.rest, self.log, self.scores, self.run))
+        return all((self.weights, self.average, self.optimiser, self.rest, self.log, self.run))
 
 
 def command(scans: Path, work: Path, runs: Path, *more: str) -> list[str]:
@@ -100,12 +98,28 @@ def call(line: Sequence[str], log: Path) -> subprocess.Popen[bytes]:
         return subprocess.Popen(line, stdout=stream, stderr=subprocess.STDOUT, env=environment)
 
 
+def processor_seconds(pid: int) -> float:
+    """Processor time of a process so far."""
+    fields_ = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields_[11]) + int(fields_[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def until(process: subprocess.Popen[bytes], limit: float = float("inf")) -> float:
+    """Wait until a program has ended or has had so many seconds of processor time; returns what it had."""
+    seconds = 0.0
+    while seconds < limit and process.poll() is None:
+        seconds = max(seconds, processor_seconds(process.pid))
+        time.sleep(0.005)
+    return seconds
+
+
 def finish(line: Sequence[str], log: Path) -> float:
-    """Run a program to its end; returns the seconds that it took."""
-    started = time.monotonic()
-    if call(line, log).wait():
+    """Run a program to its end; returns its processor time in seconds."""
+    process = call(line, log)
+    seconds = until(process)
+    if process.wait():
         sys.exit(f"{' '.join(line)} failed; see {log}")
-    return time.monotonic() - started
+    return seconds
 
 
 def only_run(runs: Path) -> Run | None:
@@ -126,8 +140,8 @@ def interrupted(run: Run | None) -> str:
     if run is None:
         return "before there was a run"
     steps = 1 + max((row.step for row in read_table(run.log)), default=-1) if run.log.is_file() else 0
-    if (run.predictions("val") / "predictions.json").is_file() or run.predictions("val").is_dir():
-        return "scoring"
+    if run.provenance.is_file() and "fit_seconds" in run.provenance.read_text():
+        return "after the training"
     if not steps:
         return "before the first batch"
     return f"after {place(steps)} logged"
@@ -147,14 +161,12 @@ def compare(kill: int, workers: int, seconds: float, was: str, origin: str, whol
         name: differences([left.get(k) for k in keys], [right.get(k) for k in keys]) for name, keys in parts.items()
     }
     rows = [sorted((r for r in read_table(run.log) if r.name not in TIMES), key=repr) for run in (whole, killed)]
-    scores = [read_results(run)["splits"] for run in (whole, killed)]
     for name, items in found.items():
         for item in items[:3]:
             print(f"  {name}: {item}")
     return Row(
         kill, workers, round(seconds, 2), was, origin, **{name: not items for name, items in found.items()},
         log=rows[0] == rows[1] and len({(r.step, r.name) for r in rows[1]}) == len(rows[1]),
-        scores=scores[0] == scores[1],
         run=same,
     )  # fmt: skip
 
@@ -166,12 +178,9 @@ def one_kill(kill: int, seconds: float, whole: Run, scans: Path, work: Path) -> 
     shutil.rmtree(runs, ignore_errors=True)
     line = command(scans, work, runs, f"data.workers={workers}")
     process = call(line, log)
-    try:
-        process.wait(seconds)
-    except subprocess.TimeoutExpired:
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-    ended = process.returncode == 0
+    seconds = until(process, seconds)
+    process.send_signal(signal.SIGKILL)
+    ended = process.wait() == 0
     run = only_run(runs)
     was = "nothing: it had ended" if ended else interrupted(run)
     saved = run is not None and run.last.is_file()
@@ -208,7 +217,7 @@ def read_rows(path: Path) -> list[Row]:
         ]
 
 
-def write_tables(rows: Sequence[Row], path: Path) -> None:
+def write_tables(rows: Sequence[Row], path: Path, total: float) -> None:
     """Write the rows as CSV, and for people as Markdown."""
     with path.open("w", encoding="utf-8", newline="") as stream:
         writer = csv.DictWriter(stream, [item.name for item in fields(Row)])
@@ -219,9 +228,10 @@ def write_tables(rows: Sequence[Row], path: Path) -> None:
         f"{yes} of {len(rows)} resumed runs end in the same bits as the run that was left alone. Simulated scans.",
         "",
         f"spineseg {__version__}, torch {torch.__version__}, Python {platform.python_version()}, "
-        f"{len(os.sched_getaffinity(0))} cores, {date.today()}; the setting is SETTING in run.py.",
+        f"{len(os.sched_getaffinity(0))} cores, {date.today()}; the setting is SETTING in run.py; seconds are of the "
+        f"processor, the run that was left alone had {total:.1f}.",
         "",
-        "| kill | loader processes | second | interrupted | resumed from | identical |",
+        "| kill | loader processes | seconds | interrupted | resumed from | identical |",
         "|---|---|---|---|---|---|",
     ]
     for row in rows:
@@ -247,10 +257,10 @@ def main() -> None:
     work.mkdir(parents=True, exist_ok=True)
     time_file = work / "undisturbed.txt"
     if not time_file.is_file():
-        # The first prepares the scans, the second is timed.
+        # The first prepares the scans, the second is what the others must equal.
         for name in ("preparing", "whole"):
             shutil.rmtree(work / name, ignore_errors=True)
-            seconds = finish(command(scans, work, work / name, "data.workers=0"), work / f"{name}.log")
+            seconds = finish(command(scans, work, work / name, "data.workers=0"), work / f"{name}.txt")
         time_file.write_text(f"{seconds}\n")
     total = float(time_file.read_text())
     whole = find_run("csi2014/yolo_csi", work / "whole")
@@ -261,7 +271,7 @@ def main() -> None:
         if kill not in rows:
             seconds = total * (kill + float(shares[kill])) / arguments.kills
             rows[kill] = one_kill(kill, seconds, whole, scans, work)
-            write_tables([rows[number] for number in sorted(rows)], arguments.table)
+            write_tables([rows[number] for number in sorted(rows)], arguments.table, total)
             print(rows[kill], "identical" if rows[kill].identical else "DIFFERENT", flush=True)
     if not all(row.identical for row in rows.values()):
         sys.exit("not all ends are identical")

@@ -17,11 +17,10 @@ from published import COLUMNS, EXTENTS, PUBLISHED
 from rich.progress import track
 
 from spineseg.metrics.localisation import body_centre_mm
-from spineseg.phantom.anatomy import vertebrae
 from spineseg.phantom.curves import spine_frames
-from spineseg.phantom.shapes import Array, Box, Frame, VoxelGrid
+from spineseg.phantom.shapes import Frame, VoxelGrid
 from spineseg.phantom.sizes import COLUMN, SIZES
-from spineseg.phantom.skeleton import JOINT_MM, evaluate_bone, shared
+from spineseg.phantom.skeleton import placed_vertebrae
 from spineseg.phantom.subject import Subject, draw_subject
 from spineseg.vertebrae import SACRUM, level_id, level_name
 
@@ -69,20 +68,9 @@ def voxelise(seed: int, difficulty: str) -> Spine:
     shape = np.ceil((high - low) / SPACING_MM).astype(int)
     grid = VoxelGrid((int(shape[0]), int(shape[1]), int(shape[2])), (SPACING_MM,) * 3, (low[0], low[1], low[2]))
     labels = np.zeros(grid.shape, np.uint8)
-    earlier: list[tuple[Box, Array]] = []
-    for bone in vertebrae(subject, frames):
-        evaluated = evaluate_bone(bone, grid)
-        if evaluated is None or bone.level is None:
-            continue
-        box, distance, _ = evaluated
-        # Neighbours are kept a joint's gap apart, as the painter keeps them.
-        for other, theirs in earlier:
-            common = shared(box, other, grid)
-            if common is not None:
-                mine = common.within(box)
-                distance[mine] = np.maximum(distance[mine], JOINT_MM - theirs[common.within(other)])
-        earlier = [*earlier[-1:], (box, distance)]
-        labels[box.slices][distance < 0] = bone.level
+    for placed in placed_vertebrae(subject, frames, grid):
+        box, distance, _ = placed.evaluated
+        labels[box.slices][distance < 0] = placed.bone.level or 0
     return Spine(subject, frames, labels, grid)
 
 

@@ -90,7 +90,7 @@ class Checkpoints(Checkpoint):
         Raises:
             SIGTERMException: It was told to end, and is saved.
         """
-        add_means(trainer, self._restored.pop("means", {}))
+        self._restored["means"] = add_means(trainer, self._restored.get("means", {}))
         # A run that went on from here would leave the validation out.
         validates = trainer.fit_loop.epoch_loop.batch_progress.is_last_batch or (
             bool(trainer.val_check_batch) and (batch_idx + 1) % trainer.val_check_batch == 0  # type: ignore[operator]

@@ -218,21 +218,29 @@ def warp(image: HUImage, labels: LabelMap, matrix: Matrix, size: tuple[int, int]
 
 def _resized(image: HUImage, labels: LabelMap, matrix: Matrix, shown: Part) -> Patch:
     """Draw a slice that is zoomed and mirrored, but not turned, into the rectangle ``shown``."""
-    flips, starts, zooms, lengths = [], [], [], []
+    flips, starts, zooms, lows, lengths = [], [], [], [], []
     for axis, low, high in ((1, shown[0], shown[1]), (0, shown[2], shown[3])):
         n, zoom, shift = image.shape[1 - axis], float(matrix[axis, axis]), float(matrix[axis, 2])
         flips.append(-1 if zoom < 0 else 1)
         if zoom < 0:
             zoom, shift = -zoom, shift + zoom * (n - 1)
         # Pixel i of the resized part has its centre at (i + 0.5) ÷ zoom of the part.
-        start = min(max(round((low - shift - 0.5) / zoom + 0.5), 0), n - 1)
-        starts.append(slice(start, min(start + math.ceil((high - low) / zoom) + 2, n)))
+        start = math.floor((low - shift - 0.5) / zoom + 1)
+        if start < 0:  # more than half of the image's pixel lies before the slice's first
+            low += 1
+            start = math.floor((low - shift - 0.5) / zoom + 1)
+        starts.append(slice(min(start, n - 1), min(start + math.ceil((high - low) / zoom) + 2, n)))
         zooms.append(zoom)
-        lengths.append(slice(0, high - low))
+        lows.append(low)
+        lengths.append(slice(0, max(high - low, 0)))
     mirrored = image[:: flips[0], :: flips[1]][starts[0], starts[1]]
     fy, fx = zooms
     drawn = cv2.resize(mirrored, None, fx=fx, fy=fy, interpolation=cv2.INTER_LINEAR)[lengths[0], lengths[1]]
-    same = labels[:: flips[0], :: flips[1]][starts[0], starts[1]]
-    near = cv2.resize(same, None, fx=fx, fy=fy, interpolation=cv2.INTER_NEAREST_EXACT)[lengths[0], lengths[1]]
+    # cv2's nearest neighbours go by the ratio of the rounded sizes, which moves the far end.
+    rows, columns = (
+        np.minimum(((np.arange(n) + 0.5) / zoom).astype(np.intp), part.stop - part.start - 1) + part.start
+        for n, zoom, part in zip(drawn.shape[:2], zooms, starts, strict=True)
+    )
+    near = labels[:: flips[0], :: flips[1]].take(rows, axis=0).take(columns, axis=1)
     floats = drawn.reshape(*drawn.shape[:2], -1).astype(np.float32)
-    return Patch(shown[0], shown[2], floats, cast(LabelMap, near))
+    return Patch(lows[0], lows[1], floats, near)

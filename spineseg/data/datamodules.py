@@ -2,6 +2,7 @@
 
 import os
 import signal
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -191,6 +192,8 @@ class SliceDataModule(lightning.LightningDataModule):
                 f"the checkpoint was written inside an epoch, with {self._resumed_draws} draws; now there would be "
                 f"{self._draws}: go on with as many processes as before (trainer.devices, trainer.num_nodes)"
             )
+        # Lightning cannot know that the sampler goes on at the right draw.
+        warnings.filterwarnings("ignore", message="You're resuming from a checkpoint that ended before the epoch")
         return self._loader(
             dataset,
             batch_size=self.batch_size,

@@ -17,6 +17,9 @@ SCORE_FLOOR = 0.001  # PROTOCOL 5.7: detectors as they are
 # Boxes that enter the suppression: an untrained head passes all anchors, and their pairs would fill the memory.
 MAX_CANDIDATES = 3000
 
+# A mask on its box's pixels, and the position (y, z) of the first one.
+Crop = tuple[NDArray[np.bool_], tuple[int, int]]
+
 
 @dataclass(frozen=True, eq=False)
 class SliceDetections:
@@ -127,7 +130,7 @@ def draw(detections: SliceDetections, shape: tuple[int, int]) -> Detections:
 @torch.no_grad()
 def draw_on(
     detections: SliceDetections, shape: tuple[int, int], step: tuple[float, float]
-) -> tuple[NDArray[np.float64], Sequence[tuple[NDArray[np.bool_], tuple[int, int]]]]:
+) -> tuple[NDArray[np.float64], Sequence[Crop]]:
     """Draw the masks on another grid of the same slice, each on its box alone.
 
     Args:
@@ -142,16 +145,28 @@ def draw_on(
     scale = np.array([step[0], step[1], step[0], step[1]])
     boxes = detections.boxes[:, [1, 0, 3, 2]].cpu().numpy().astype(np.float64) / scale
     boxes = np.clip(boxes, 0, [shape[0], shape[1], shape[0], shape[1]])
-    logits = mask_logits(detections).cpu().numpy()
-    ratio = [detections.prototypes.shape[axis + 1] for axis in (0, 1)]
-    crops = []
     # A pixel belongs to a box that holds its centre.
-    corners = np.ceil(boxes - 0.5).astype(int)
-    for (y0, z0, y1, z1), plane in zip(corners, logits, strict=True):
-        rows = _between(np.arange(y0, y1), step[0], ratio[0])
-        columns = _between(np.arange(z0, z1), step[1], ratio[1])
-        crops.append((rows @ plane @ columns.T > 0, (int(y0), int(z0))))
-    return boxes, crops
+    return boxes, _crops(detections, np.ceil(boxes - 0.5).astype(int), step)
+
+
+@torch.no_grad()
+def draw_in_boxes(detections: SliceDetections, shape: tuple[int, int]) -> tuple[NDArray[np.float64], Sequence[Crop]]:
+    """The masks of ``draw``, each on its box alone: boxes (N, 4) y0, z0, y1, z1 and masks as in ``draw_on``."""
+    boxes = detections.boxes[:, [1, 0, 3, 2]].cpu().numpy().astype(np.float64)
+    corners = np.clip(np.ceil(boxes), 0, [shape[0], shape[1], shape[0], shape[1]]).astype(int)
+    return boxes, _crops(detections, corners, (1.0, 1.0))
+
+
+def _crops(detections: SliceDetections, corners: NDArray[np.int64], step: tuple[float, float]) -> list[Crop]:
+    """Masks (h, w) on the pixels from (y0, z0) up to (y1, z1), excluded, each with its first pixel."""
+    logits = mask_logits(detections).cpu().numpy()
+    height, width = detections.prototypes.shape[1:]
+    crops = []
+    for (y0, z0, y1, z1), plane in zip(corners.tolist(), logits, strict=True):
+        rows = _between(np.arange(y0, y1), step[0], height)
+        columns = _between(np.arange(z0, z1), step[1], width)
+        crops.append((rows @ plane @ columns.T > 0, (y0, z0)))
+    return crops
 
 
 def _between(pixels: NDArray[np.int64], step: float, count: int) -> NDArray[np.float32]:

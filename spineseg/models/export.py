@@ -151,8 +151,8 @@ def export_onnx(net: YOLOv8Seg, facts: ExportFacts, path: Path) -> None:
 def _trace(model: torch.nn.Module, facts: ExportFacts, path: Path) -> None:
     """Write the graph, of any batch and size.
 
-    By the tracing exporter, which Ultralytics uses too: torch's newer one takes half a minute and two packages more for
-    the same outputs.
+    By the tracing exporter, which Ultralytics uses too: torch's newer one takes ten times as long and two packages more
+    for the same outputs.
     """
     axes = {"images": {0: "batch", 2: "height", 3: "width"}, "output0": {0: "batch", 2: "anchors"}}
     example = torch.zeros(1, 2 * facts.context + 1, 2 * STRIDE, 3 * STRIDE)

@@ -170,11 +170,15 @@ class YOLOv8Seg(nn.Module):
 def mask_targets(index_map: Tensor) -> Tensor:
     """Take an index map (B, H, W) to the prototypes' size (B, H / 4, W / 4).
 
-    Each takes the pixel next to its middle. The first one of four, as nearest-neighbour interpolation takes it, would
-    shift every mask by 1.5 pixels against where bilinear upsampling draws it, which small instances do not survive.
+    Each takes the instance that has at least two of the four pixels around its middle, which is what Ultralytics'
+    resizing of each bitmap comes to. A single pixel beside the middle would shift every mask by half a pixel against
+    where bilinear upsampling draws it, and small instances do not survive that.
     """
-    middle = PROTOTYPE_STRIDE // 2
-    return index_map[:, middle::PROTOTYPE_STRIDE, middle::PROTOTYPE_STRIDE]
+    low, high = PROTOTYPE_STRIDE // 2 - 1, PROTOTYPE_STRIDE // 2
+    corners = [index_map[:, y::PROTOTYPE_STRIDE, x::PROTOTYPE_STRIDE] for y in (low, high) for x in (low, high)]
+    a, b, c, d = torch.stack(corners).sort(dim=0).values
+    # Equal numbers now lie side by side; between two instances with two pixels each, the higher number wins.
+    return torch.where(c == d, d, torch.where(b == c, c, torch.where(a == b, a, torch.zeros_like(a))))
 
 
 def images_device(raw: dict[str, Any]) -> str:

@@ -126,7 +126,7 @@ def _frame(origin: Vec, lean_deg: float, tilt_deg: float, turn_deg: float) -> Fr
 def spine_frames(subject: "Subject") -> dict[int, Frame]:
     """Frame of every level from C1 to S1, origin at the centre of its body, in world mm; L3 is the origin.
 
-    Neighbouring centres are half a body, the disc and half a body apart along the mean of their axes.
+    Neighbouring centres are half a body, the gap between the rims and half a body apart along the mean of their axes.
     """
     lean = inclinations(subject)
     sideways = tilts(subject.levels, subject.scoliosis)
@@ -136,7 +136,7 @@ def spine_frames(subject: "Subject") -> dict[int, Frame]:
         frame = _frame((0.0, 0.0, 0.0), lean[level], *sideways[level])
         if below is not None:
             size = subject.sizes[level]
-            step = subject.sizes[below].height / 2 + size.disc + size.height / 2
+            step = subject.sizes[below].height / 2 + size.rim_gap + size.height / 2
             x, y, z = (a + b for a, b in zip(frame.axes[2], frames[below].axes[2], strict=True))
             step /= math.sqrt(x * x + y * y + z * z)
             u, v, w = frames[below].origin

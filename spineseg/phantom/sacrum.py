@@ -4,7 +4,7 @@ import itertools
 import math
 from collections.abc import Iterator, Mapping
 
-from spineseg.phantom.anatomy import Bone, Part
+from spineseg.phantom.bones import Bone, Part
 from spineseg.phantom.shapes import WORLD, Body, Frame, Limb, Shape
 from spineseg.phantom.subject import Subject
 from spineseg.vertebrae import SACRUM

@@ -264,6 +264,8 @@ class Body:
         waist: share by which the middle is narrower than the end plates.
         lips: height of the uncinate processes, the raised sides of a cervical upper end plate.
         power: of the superellipse of the section, 2 = ellipse.
+        lateral: how much higher the right edge is than the left one, mm.
+        rim: how far osteophytes stand out from the end plates' edges, front and sides, mm.
     """
 
     width: float
@@ -274,11 +276,13 @@ class Body:
     waist: float = 0.08
     lips: float = 0.0
     power: float = 2.4
+    lateral: float = 0.0
+    rim: float = 0.0
 
     def bounds(self) -> tuple[Vec, Vec]:
         """Two corners that hold the solid."""
-        a, b = self.width / 2, self.depth / 2
-        c = max(self.height_posterior, self.height_anterior) * 0.55 + self.lips
+        a, b = self.width / 2 + self.rim, self.depth / 2 + self.rim
+        c = max(self.height_posterior, self.height_anterior) * 0.55 + self.lips + abs(self.lateral) / 4
         return (-a, -b, -c), (a, b, c)
 
     def distance(self, x: Array, y: Array, z: Array) -> Array:
@@ -286,6 +290,9 @@ class Body:
         a, b, p = self.width / 2, self.depth / 2, self.power
         forward = np.clip(y / self.depth, -0.5, 0.5)
         half = 0.5 * (self.height_posterior * (0.5 - forward) + self.height_anterior * (0.5 + forward))
+        if self.lateral:
+            # Never thinner than a millimetre or so: the thin edge of a half vertebra.
+            half = np.maximum(half + 0.5 * self.lateral * np.clip(x / self.width, -0.5, 0.5), 0.8)
         up = z / half
         girth = 1.0 - self.waist * np.clip(1.0 - up * up, 0.0, 1.0)
         u, v = np.abs(x) / (a * girth), np.abs(y) / (b * girth)
@@ -294,12 +301,16 @@ class Body:
         inverse = 1.0 / radial
         slope = np.sqrt(((u * inverse) ** (p - 1) / a) ** 2 + ((v * inverse) ** (p - 1) / b) ** 2)
         side = (radial - 1.0) / np.maximum(slope, 0.5 / max(a, b))
+        if self.rim:
+            # Spurs stand on the edges of the end plates, not at the canal.
+            edge = np.clip((np.abs(up) - 0.5) / 0.5, 0.0, 1.0)
+            side = side - self.rim * edge * edge * np.clip(0.5 + 3.0 * forward + 0.5, 0.0, 1.0)
         hollow = self.hollow * np.clip(1.0 - radial * radial, 0.0, 1.0)
         top = half - hollow
         if self.lips:
             rise = np.clip(np.abs(x) / a, 0.0, 1.1) ** 4
             top = np.where(z > 0, top + self.lips * rise, top)
-        return smooth_max(side, np.abs(z) - top, 2.0)
+        return smooth_max(side, np.abs(z) - top, 1.2)
 
 
 def smooth_min(a: Array, b: Array, blend: float) -> Array:

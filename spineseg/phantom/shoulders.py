@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 
-from spineseg.phantom.anatomy import Bone, Part
+from spineseg.phantom.bones import Bone, Part
 from spineseg.phantom.organ import Map, Organ, between, chain
 from spineseg.phantom.outline import Trunk
 from spineseg.phantom.shapes import WORLD, Ellipsoid, Frame, Limb, Vec

@@ -8,7 +8,8 @@ import cc3d
 import numpy as np
 from numpy.typing import NDArray
 
-from spineseg.phantom.anatomy import Bone, discs, vertebrae
+from spineseg.phantom.anatomy import discs, vertebrae
+from spineseg.phantom.bones import Bone
 from spineseg.phantom.curves import middle_frame
 from spineseg.phantom.shapes import (
     FAR,
@@ -29,7 +30,7 @@ from spineseg.phantom.trunk import Trunk, canal_path, other_bones, ribs
 from spineseg.vertebrae import SACRUM, T13, level_id
 
 # How far bone right under the cortex of a body or an arch has come from trabecular to compact.
-_DENSE_BODY, _DENSE_ARCH = 0.19, 0.41
+_DENSE_BODY, _DENSE_ARCH = 0.19, 0.38
 _GAS_HU = -800.0  # in a worn disc
 JOINT_MM = 1.2  # cartilage between neighbouring bones: they never touch
 SLAB_VOXELS = 1 << 18  # worked on at a time
@@ -67,6 +68,33 @@ def evaluate_bone(bone: Bone, grid: VoxelGrid) -> tuple[Box, Array, Array] | Non
         where = inner.within(whole)
         np.maximum(distance[where], -hole.distance(*bone.frame.local(inner)), out=distance[where])
     return whole, distance, cortex
+
+
+@dataclass(frozen=True, eq=False)
+class PlacedVertebra:
+    """A vertebra on its box of voxels, kept apart from those above it; ``joined`` if fused with the one above."""
+
+    bone: Bone
+    evaluated: tuple[Box, Array, Array]  # see evaluate_bone
+    joined: bool
+
+
+def placed_vertebrae(subject: Subject, frames: Mapping[int, Frame], grid: VoxelGrid) -> Iterator[PlacedVertebra]:
+    """Vertebrae in view, cranial to caudal, no two of which share a point."""
+    earlier: list[PlacedVertebra] = []
+    for bone in vertebrae(subject, frames):
+        evaluated = evaluate_bone(bone, grid)
+        if evaluated is None:
+            continue
+        for other in earlier:
+            # Fused vertebrae share a surface; others have a joint's gap between them.
+            gap_mm = 0.0 if other.bone.level in subject.fused else JOINT_MM
+            _keep_apart(*evaluated[:2], *other.evaluated[:2], grid, gap_mm)
+        _drop_crumbs(evaluated[1])
+        placed = PlacedVertebra(bone, evaluated, bool(earlier) and earlier[-1].bone.level in subject.fused)
+        # Processes reach the next level but one at most.
+        earlier = [*earlier[-1:], placed]
+        yield placed
 
 
 def pieces(box: Box, grid: VoxelGrid) -> Iterator[Box]:
@@ -158,21 +186,13 @@ class BonePainter:
             lay(canvas, grid, slit, _GAS_HU, frame)
         self.canal(canvas, frames)
         labels = np.zeros(grid.shape, dtype=np.uint8)
-        earlier: list[tuple[Box, Array]] = []
-        for bone in vertebrae(person, frames):
-            evaluated = evaluate_bone(bone, grid)
-            if evaluated is None:
-                continue
-            box, distance, _ = evaluated
-            for other, theirs in earlier:
-                _keep_apart(box, distance, other, theirs, grid)
-            _drop_crumbs(distance)
-            # Processes reach the next level but one at most.
-            earlier = [*earlier[-1:], (box, distance)]
-            self.bone(canvas, evaluated, bone.density, joint=bone.level != SACRUM)
-            if bone.level != SACRUM:
-                self.vein(canvas, bone)
-            labels[box.slices][distance < 0] = bone.level or 0
+        for placed in placed_vertebrae(person, frames, grid):
+            sacral = placed.bone.level == SACRUM
+            self.bone(canvas, placed.evaluated, placed.bone.density, joint=not (sacral or placed.joined))
+            if not sacral:
+                self.vein(canvas, placed.bone)
+            box, distance, _ = placed.evaluated
+            labels[box.slices][distance < 0] = placed.bone.level or 0
         return labels
 
     def canal(self, canvas: Array, frames: Mapping[int, Frame]) -> None:
@@ -193,13 +213,13 @@ def _vacua(subject: Subject, frames: Mapping[int, Frame]) -> Iterator[tuple[Fram
             yield middle, Ellipsoid((0.0, 1.0, 0.0), (0.24 * upper.width, 0.22 * upper.depth, 0.16 * upper.disc + 0.3))
 
 
-def _keep_apart(box: Box, distance: Array, other: Box, theirs: Array, grid: VoxelGrid) -> None:
-    """Carve the joint's gap round an earlier bone out of a later one."""
+def _keep_apart(box: Box, distance: Array, other: Box, theirs: Array, grid: VoxelGrid, gap_mm: float) -> None:
+    """Carve an earlier bone and a gap round it out of a later one."""
     common = shared(box, other, grid)
     if common is None:
         return
     mine = common.within(box)
-    np.maximum(distance[mine], JOINT_MM - theirs[common.within(other)], out=distance[mine])
+    np.maximum(distance[mine], gap_mm - theirs[common.within(other)], out=distance[mine])
 
 
 def _drop_crumbs(distance: Array) -> None:

@@ -4,7 +4,7 @@ import itertools
 from collections.abc import Iterator, Mapping
 
 from spineseg.phantom.abdomen import enhancement, muscles, upper_organs, vessels
-from spineseg.phantom.anatomy import Bone
+from spineseg.phantom.bones import Bone
 from spineseg.phantom.bowel import colon, small_bowel
 from spineseg.phantom.chest import breastbone, cartilages, chest_organs, lung_vessels, ribs
 from spineseg.phantom.head import head_organs, skull

@@ -13,11 +13,11 @@ from torch.nn.parallel import DistributedDataParallel
 from spineseg.data.scans import ScanBatch
 from spineseg.data.slices import SliceBatch
 from spineseg.errors import DataError
-from spineseg.models.detections import Detections, SliceDetections, draw, draw_on, suppress
+from spineseg.models.detections import Detections, SliceDetections, draw, draw_in_boxes, draw_on, suppress
 from spineseg.models.yolo import InstanceTargets, YOLOv8Seg
 from spineseg.predictions.instances import SliceInstances
 from spineseg.predictions.masks import encode_crop
-from spineseg.tasks.monitors import MonitoredSlice, monitor_slice, monitors
+from spineseg.tasks.monitors import Found, MonitoredSlice, monitor_slice, monitors
 from spineseg.tasks.optim import GROUPS, Optimization
 from spineseg.vertebrae import level_id
 
@@ -158,14 +158,18 @@ class InstanceSegmentation2D(lightning.LightningModule):
         loss, _ = self._loss(raw.raw, batch)
         self._losses.append((float(loss), len(batch["images"])))
         height, width = batch["index_map"].shape[1:]
-        scale = batch["boxes"].new_tensor([height, width, height, width])
-        for image, (found, ref) in enumerate(zip(suppress(raw), batch["refs"], strict=True)):
-            mine = batch["batch_index"] == image
-            centre, size = batch["boxes"][mine][:, [1, 0]], batch["boxes"][mine][:, [3, 2]]
-            boxes = torch.cat([centre - size / 2, centre + size / 2], dim=1) * scale
-            drawn = draw(found, (height, width))
+        owners = batch["batch_index"].cpu().numpy()
+        sides = batch["boxes"].cpu().numpy().astype(np.float64)[:, [1, 0, 3, 2]] * [height, width, height, width]
+        classes, maps = batch["classes"].cpu().numpy().astype(np.int64), batch["index_map"].cpu().numpy()
+        for image, (item, ref) in enumerate(zip(suppress(raw), batch["refs"], strict=True)):
+            mine = owners == image
+            centre, half = sides[mine, :2], sides[mine, 2:] / 2
+            boxes, crops = draw_in_boxes(item, (height, width))
+            found = Found(boxes, item.scores.cpu().double().numpy(), item.classes.cpu().numpy(), crops)
             self._monitored.append(
-                monitor_slice((ref.case, ref.x), drawn, batch["index_map"][image], batch["classes"][mine], boxes)
+                monitor_slice(
+                    (ref.case, ref.x), found, maps[image], classes[mine], np.hstack([centre - half, centre + half])
+                )
             )
 
     def on_validation_epoch_end(self) -> None:

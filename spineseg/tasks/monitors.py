@@ -7,14 +7,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from spineseg.metrics.detection import average_precision, average_precision_by_class, f1_threshold
-from spineseg.metrics.matching import match_slice
-from spineseg.models.detections import Detections
+from spineseg.metrics.matching import IGNORED, MAX_DETECTIONS, States, match_batch, states_of
+from spineseg.models.detections import Crop
 from spineseg.predictions.instances import nms_keep
+from spineseg.predictions.masks import box_iou
 
 DICE_SCORE = 0.25
 
@@ -44,48 +43,83 @@ class MonitoredSlice:
     overlap: tuple[int, int, int]
 
 
-@torch.no_grad()
+@dataclass(frozen=True, eq=False)
+class Found:
+    """Detections of one slice, each mask on its box's pixels alone.
+
+    Attributes:
+        boxes: (D, 4) half-open y0, z0, y1, z1 in network pixels.
+        scores: (D,).
+        classes: (D,).
+        crops: D masks (h, w) with the position of their first pixel.
+    """
+
+    boxes: NDArray[np.float64]
+    scores: NDArray[np.float64]
+    classes: NDArray[np.int64]
+    crops: Sequence[Crop]
+
+
 def monitor_slice(
-    key: tuple[str, int], found: Detections, index_map: Tensor, classes: Tensor, boxes: Tensor
+    key: tuple[str, int],
+    found: Found,
+    index_map: NDArray[np.uint8],
+    classes: NDArray[np.int64],
+    boxes: NDArray[np.float64],
 ) -> MonitoredSlice:
     """Match one slice's detections with its references.
 
+    The work goes with the detections' boxes, not with the slice.
+
     Args:
         key: case and slice index.
-        found: drawn detections.
+        found: the detections.
         index_map: (Y, Z), i + 1 the i-th reference.
         classes: (G,) of the references.
         boxes: (G, 4) y0, z0, y1, z1 in pixels.
     """
     count = len(classes)
-    truth = torch.nn.functional.one_hot(index_map.long().flatten(), count + 1)[:, 1:].float()  # (Y Z, G)
-    masks = found.masks.flatten(1).float()  # (D, Y Z)
-    # Under autocast the product would be rounded to 8 bits: pixel counts need all of float32's.
-    with torch.autocast(masks.device.type, enabled=False):
-        shared = masks @ truth
-    union = masks.sum(1)[:, None] + truth.sum(0)[None, :] - shared
-    mask_iou = (shared / union.clamp(min=1)).cpu().double().numpy()
-    box_iou = _box_iou(found.boxes, boxes).cpu().double().numpy()
-    scores = found.scores.cpu().double().numpy()
-    named, references = found.classes.cpu().numpy(), classes.long().cpu().numpy()
-    kept = nms_keep(found.boxes.cpu().double().numpy(), scores.astype(np.float32))
-    union_of_good = found.masks[found.scores >= DICE_SCORE].any(0)
-    reference = index_map > 0
+    shared, areas = np.zeros((len(found.crops), count)), np.zeros(len(found.crops))
+    good = np.zeros(index_map.shape, bool)
+    for i, ((crop, (y0, z0)), score) in enumerate(zip(found.crops, found.scores, strict=True)):
+        place = (slice(y0, y0 + crop.shape[0]), slice(z0, z0 + crop.shape[1]))
+        under = np.bincount(index_map[place][crop], minlength=count + 1)
+        shared[i], areas[i] = under[1:], under.sum()
+        if score >= DICE_SCORE:
+            good[place] |= crop
+    truth = np.bincount(index_map[index_map > 0], minlength=count + 1)[1:]
+    mask_iou = shared / np.maximum(areas[:, None] + truth[None, :] - shared, 1)
+    kept = nms_keep(found.boxes, found.scores.astype(np.float32))
+    ranked = np.argsort(-found.scores, kind="stable")
+    same = np.where(found.classes[:, None] == classes[None, :], mask_iou, -1.0)
+    by_mask, by_box, named = _match([mask_iou[kept], box_iou(found.boxes, boxes)[kept], same[ranked]])
+    named_masks = np.empty_like(named)
+    named_masks[:, ranked] = named
     return MonitoredSlice(
         key=key,
-        scores=scores,
-        classes=named,
+        scores=found.scores,
+        classes=found.classes,
         agnostic=kept,
-        masks=match_slice(mask_iou[kept], scores[kept]),
-        boxes=match_slice(box_iou[kept], scores[kept]),
-        named_masks=match_slice(mask_iou, scores, classes=named, reference_classes=references),
-        references=references,
-        overlap=(
-            int((union_of_good & reference).sum()),
-            int(union_of_good.sum()),
-            int(reference.sum()),
-        ),
+        masks=by_mask,
+        boxes=by_box,
+        named_masks=named_masks,
+        references=classes,
+        overlap=(int(np.count_nonzero(good & (index_map > 0))), int(np.count_nonzero(good)), int(truth.sum())),
     )
+
+
+def _match(pairs: Sequence[NDArray[np.float64]]) -> list[States]:
+    """States (10, D) of several sets of detections with the same references, in one matching; IoU by falling score."""
+    limit = max(min(len(iou), MAX_DETECTIONS) for iou in pairs)
+    padded = np.full((len(pairs), limit, pairs[0].shape[1]), -1.0)
+    for rows, iou in zip(padded, pairs, strict=True):
+        rows[: len(iou)] = iou[:limit]
+    ignore = np.zeros((len(pairs), pairs[0].shape[1]), bool)
+    found = states_of(match_batch(padded, ignore), ignore, np.zeros(padded.shape[:2], bool))
+    states = [np.full((found.shape[1], len(iou)), IGNORED, np.int8) for iou in pairs]
+    for mine, theirs in zip(states, found, strict=True):
+        mine[:, :limit] = theirs[:, : mine.shape[1]]
+    return states
 
 
 def monitors(slices: Sequence[MonitoredSlice], *, num_classes: int) -> dict[str, float]:
@@ -123,11 +157,3 @@ def monitors(slices: Sequence[MonitoredSlice], *, num_classes: int) -> dict[str,
         )
         values["mask_map50_named"] = float(np.mean([value[0] for value in named.values()]))
     return values
-
-
-def _box_iou(a: Tensor, b: Tensor) -> Tensor:
-    low = torch.maximum(a[:, None, :2], b[None, :, :2])
-    high = torch.minimum(a[:, None, 2:], b[None, :, 2:])
-    shared = (high - low).clamp(min=0).prod(2)
-    areas = [(box[:, 2:] - box[:, :2]).clamp(min=0).prod(1) for box in (a, b)]
-    return shared / (areas[0][:, None] + areas[1][None, :] - shared).clamp(min=1e-9)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from spineseg.models.detections import SliceDetections, draw, draw_on, suppress
+from spineseg.models.detections import SliceDetections, draw, draw_in_boxes, draw_on, suppress
 from spineseg.models.yolo import RawDetections
 
 
@@ -42,6 +42,19 @@ def test_native_drawing_at_network_pixels_equals_network_drawing() -> None:
         mask[int(np.ceil(y0)) : int(np.floor(y1)), int(np.ceil(x0)) : int(np.floor(x1))] = True
     assert (network[inner] == native[inner]).all()
     assert native.any()
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_masks_drawn_in_their_boxes_are_the_masks_drawn_whole(seed: int) -> None:
+    beyond = [[-7.3, 30.2, 20.0, 60.0], [70.0, 50.0, 90.0, 60.0], [10.5, 8.0, 10.9, 8.4]]
+    found = detections(BOXES + beyond, 48, 64, seed)
+    whole = draw(found, (48, 64))
+    boxes, crops = draw_in_boxes(found, (48, 64))
+    np.testing.assert_allclose(boxes, whole.boxes.numpy())
+    for mask, (crop, (y, z)) in zip(whole.masks.numpy(), crops, strict=True):
+        pasted = np.zeros((48, 64), bool)
+        pasted[y : y + crop.shape[0], z : z + crop.shape[1]] = crop
+        np.testing.assert_array_equal(pasted, mask)
 
 
 @pytest.mark.parametrize("step", [(0.5, 0.5), (0.25, 1.0), (2.0, 1.5)])

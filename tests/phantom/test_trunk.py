@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from spineseg.phantom.anatomy import Bone, vertebrae
+from spineseg.phantom.anatomy import vertebrae
+from spineseg.phantom.bones import Bone
 from spineseg.phantom.chest import rib_levels
 from spineseg.phantom.curves import spine_frames
 from spineseg.phantom.outline import landmark
@@ -131,12 +132,13 @@ def test_tissues_have_their_hu(blood: float) -> None:
     canvas, grid = tissue(subject, frames, trunk)
     assert canvas.dtype == np.float32 and np.isfinite(canvas).all()
 
-    def at(level: str, x: float, y: float, z: float = 0.0) -> float:
+    def at(level: str, x: float, y: float, z: float = 0.0, radius: int = 1) -> float:
         origin, s = frames[level_id(level)].origin, subject.size
-        return value(canvas, grid, (origin[0] + x * s, origin[1] + y * s, origin[2] + z * s))
+        return value(canvas, grid, (origin[0] + x * s, origin[1] + y * s, origin[2] + z * s), radius)
 
-    assert at("T6", 80, 20) == pytest.approx(subject.lung_hu, abs=60)
-    assert at("T6", -80, 20) == pytest.approx(subject.lung_hu, abs=60)
+    # Wide enough to look past a vessel of the lung.
+    assert at("T6", 80, 20, radius=4) == pytest.approx(subject.lung_hu, abs=60)
+    assert at("T6", -80, 20, radius=4) == pytest.approx(subject.lung_hu, abs=60)
     assert at("T12", 95, 40) == pytest.approx({45.0: 58.0}.get(blood, 90.0), abs=25)  # liver
     psoas = at("L4", 46, 0)
     assert psoas == pytest.approx(subject.muscle_hu, abs=35)

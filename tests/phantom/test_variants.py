@@ -160,7 +160,7 @@ def test_frames_follow_any_column(difficulty: str) -> None:
         for above, below in itertools.pairwise(person.levels):
             upper, lower = person.sizes[above], person.sizes[below]
             pitch = float(np.linalg.norm(np.subtract(frames[above].origin, frames[below].origin)))
-            assert pitch == pytest.approx(upper.height / 2 + upper.disc + lower.height / 2, rel=1e-6)
+            assert pitch == pytest.approx(upper.height / 2 + upper.rim_gap + lower.height / 2, rel=1e-6)
             if above in person.fused:
                 assert 1.0 <= upper.disc <= 2.0
         for frame in frames.values():

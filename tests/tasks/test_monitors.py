@@ -1,36 +1,31 @@
 """In-loop monitors on cases worked out by hand."""
 
+import numpy as np
 import pytest
-import torch
-from torch import Tensor
 
-from spineseg.models.detections import Detections
-from spineseg.tasks.monitors import MonitoredSlice, monitor_slice, monitors
+from spineseg.metrics.matching import match_slice
+from spineseg.tasks.monitors import DICE_SCORE, Found, MonitoredSlice, monitor_slice, monitors
+
+Shapes = list[tuple[int, int, int, int]]
 
 
-def slice_of(shapes: list[tuple[int, int, int, int]], size: int = 32) -> tuple[Tensor, Tensor]:
+def slice_of(shapes: Shapes, size: int = 32) -> tuple[np.ndarray, np.ndarray]:
     """Index map and boxes (y0, z0, y1, z1) of rectangles."""
-    index_map = torch.zeros((size, size), dtype=torch.uint8)
+    index_map = np.zeros((size, size), np.uint8)
     for i, (y0, z0, y1, z1) in enumerate(shapes):
         index_map[y0:y1, z0:z1] = i + 1
-    return index_map, torch.tensor(shapes).float().reshape(-1, 4)
+    return index_map, np.array(shapes, float).reshape(-1, 4)
 
 
-def found(shapes: list[tuple[int, int, int, int]], scores: list[float], classes: list[int]) -> Detections:
-    masks = torch.zeros((len(shapes), 32, 32), dtype=torch.bool)
-    for mask, (y0, z0, y1, z1) in zip(masks, shapes, strict=True):
-        mask[y0:y1, z0:z1] = True
-    return Detections(torch.tensor(shapes).float().reshape(-1, 4), torch.tensor(scores), torch.tensor(classes), masks)
+def found(shapes: Shapes, scores: list[float], classes: list[int]) -> Found:
+    crops = [(np.ones((y1 - y0, z1 - z0), bool), (y0, z0)) for y0, z0, y1, z1 in shapes]
+    boxes = np.array(shapes, float).reshape(-1, 4)
+    return Found(boxes, np.array(scores, float), np.array(classes, np.int64), crops)
 
 
-def monitored(
-    key: tuple[str, int],
-    truth: list[tuple[int, int, int, int]],
-    classes: list[int],
-    detections: Detections,
-) -> MonitoredSlice:
+def monitored(key: tuple[str, int], truth: Shapes, classes: list[int], detections: Found) -> MonitoredSlice:
     index_map, boxes = slice_of(truth)
-    return monitor_slice(key, detections, index_map, torch.tensor(classes).float(), boxes)
+    return monitor_slice(key, detections, index_map, np.array(classes, np.int64), boxes)
 
 
 TWO = [(2, 2, 10, 10), (12, 2, 20, 10)]
@@ -85,13 +80,28 @@ def test_nothing_to_find_and_nothing_found() -> None:
     assert "score_threshold" not in monitors([monitored(("a", 0), TWO, [0, 0], none)], num_classes=1)
 
 
-def test_pixel_counts_are_exact_under_autocast() -> None:
-    truth = torch.zeros((64, 64), dtype=torch.uint8)
-    truth[:37, :41] = 1
-    masks = truth[None] > 0
-    masks[0, 0, 0] = False
-    boxes = torch.tensor([[0.0, 0, 37, 41]])
-    found_one = Detections(boxes, torch.tensor([0.9]), torch.tensor([0]), masks)
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        item = monitor_slice(("a", 0), found_one, truth, torch.tensor([0.0]), boxes)
-    assert item.masks[:, 0].tolist() == [1] * 10 and item.overlap == (1516, 1516, 1517)
+def test_states_are_those_of_whole_masks() -> None:
+    """Crops that lie anywhere, partly empty and overlapping, against IoU and union of full-size masks."""
+    rng = np.random.default_rng(0)
+    for _ in range(30):
+        index_map = np.zeros((40, 48), np.uint8)
+        for i in range(4):
+            y, z = rng.integers(0, (30, 38))
+            index_map[y : y + 9, z : z + 9] = i + 1
+        truth = np.stack([index_map == i + 1 for i in range(4)])
+        corners = [tuple(int(v) for v in rng.integers(0, (30, 38))) for _ in range(12)]
+        crops = [(rng.random((9, 10)) < 0.8, corner) for corner in corners]
+        whole = np.zeros((12, 40, 48), bool)
+        for mask, (crop, (y, z)) in zip(whole, crops, strict=True):
+            mask[y : y + 9, z : z + 10] = crop
+        boxes = np.array([(y, z, y + 9, z + 10) for y, z in corners], float)
+        scores, classes = rng.random(12), rng.integers(0, 2, 12)
+        references = rng.integers(0, 2, 4)
+        item = monitor_slice(("a", 0), Found(boxes, scores, classes, crops), index_map, references, np.zeros((4, 4)))
+        shared = (whole[:, None] & truth[None]).sum((2, 3))
+        iou = shared / np.maximum((whole[:, None] | truth[None]).sum((2, 3)), 1)
+        expected = match_slice(iou, scores, classes=classes, reference_classes=references)
+        np.testing.assert_array_equal(item.named_masks, expected)
+        np.testing.assert_array_equal(item.masks, match_slice(iou[item.agnostic], scores[item.agnostic]))
+        good = whole[scores >= DICE_SCORE].any(0)
+        assert item.overlap == ((good & (index_map > 0)).sum(), good.sum(), (index_map > 0).sum())

@@ -224,7 +224,7 @@ def test_sgd_is_ultralytics_default_step_by_step(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("schedule", ["linear", "cosine"])
 def test_adamw_is_ultralytics_step_by_step(tmp_path: Path, schedule: str) -> None:
-    """A step a batch, half an epoch of warm-up, gradients small enough not to be clipped in some steps."""
+    """A step a batch, and a warm-up that ends inside the first epoch."""
     o = Optimization(**{**keys("optim/adamw"), "schedule": schedule, "nominal_batch": 4, "warmup_epochs": 0.5})
     names = ("lr0", "lrf", "momentum", "weight_decay", "warmup_epochs", "warmup_momentum", "warmup_bias_lr")
     settings = {name: getattr(o, name) for name in names}
