@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 import torch
 
@@ -198,8 +199,12 @@ def test_killed_and_resumed_equals_undisturbed(
         if (folder / "log.csv").is_file() and any(step >= 5 for step, _ in log_rows(folder / "log.csv")):
             break
         time.sleep(0.02)
+    family = psutil.Process(process.pid).children(recursive=True)
+    loaders = [child for child in family if any("forkserver" in word for word in child.cmdline())]
+    assert bool(loaders) == bool(workers)
     process.send_signal(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL, "the run ended before it could be killed"
+    assert not psutil.wait_procs(loaders, timeout=60)[1], "loader processes outlive the training"
     identity = (folder / "wandb" / "id").read_text()
     steps = steps_done(read_checkpoint(folder / "checkpoints" / "last.ckpt"))
     assert steps == 4 if minutes == "null" else steps >= 5

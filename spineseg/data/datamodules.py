@@ -1,7 +1,6 @@
 """LightningDataModules: prepared cases and a split in, batches out."""
 
 import os
-import signal
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,7 +15,7 @@ from torch.utils.data import DataLoader
 from spineseg.data.augmentation import SliceAugmentation
 from spineseg.data.preparation import prepare_source
 from spineseg.data.prepared import Prepared, read_prepared
-from spineseg.data.sampling import DrawSampler, OrderedBatches
+from spineseg.data.sampling import DrawSampler, OrderedBatches, live_and_die_with_training
 from spineseg.data.slices import (
     STRIDE,
     Classes,
@@ -244,7 +243,7 @@ class SliceDataModule(lightning.LightningDataModule):
             persistent_workers=workers > 0,
             # Threads and file handles of blosc2 do not survive a fork.
             multiprocessing_context="forkserver" if workers else None,
-            worker_init_fn=_ignore_sigterm,
+            worker_init_fn=live_and_die_with_training,
             pin_memory=self.trainer is not None and self.trainer.strategy.root_device.type == "cuda",
             **batches,
         )
@@ -265,11 +264,6 @@ class SliceDataModule(lightning.LightningDataModule):
     def _whole_batches(self, length: int) -> int:
         whole = self.batch_size * self._place[1]
         return length - length % whole if length >= whole else length
-
-
-def _ignore_sigterm(worker: int) -> None:
-    """A scheduler sends SIGTERM to every process; the training process still needs its loaders to save and end."""
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
 def _free_processors(world: int) -> int:

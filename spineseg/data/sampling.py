@@ -1,6 +1,9 @@
 """Which samples an epoch takes in which process: pure functions of a position, which is what a resume needs."""
 
+import os
+import signal
 from collections.abc import Iterator
+from multiprocessing import forkserver
 
 from torch.utils.data import Sampler
 
@@ -57,3 +60,17 @@ class OrderedBatches(Sampler[list[int]]):
     def __len__(self) -> int:
         """Batches of this process."""
         return len(range(self.rank * self.batch_size, self.length, self.world * self.batch_size))
+
+
+def live_and_die_with_training(worker: int) -> None:
+    """Let a loader process outlive SIGTERM, but not the training process (a ``worker_init_fn``).
+
+    A scheduler sends SIGTERM to every process, and training still needs its loaders to reach a save. When training is
+    killed, the fork server ends as the last open end of a pipe closes, and torch ends the loaders when the server is
+    gone; but each of them has inherited such an end, so that all would stay for ever, a gigabyte each.
+    """
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    server = forkserver._forkserver  # type: ignore[attr-defined]
+    if server._forkserver_alive_fd is not None:
+        os.close(server._forkserver_alive_fd)
+        server._forkserver_alive_fd = None

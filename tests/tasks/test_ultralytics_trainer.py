@@ -223,8 +223,14 @@ def test_sgd_is_ultralytics_default_step_by_step(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("schedule", ["linear", "cosine"])
-def test_adamw_is_ultralytics_step_by_step(tmp_path: Path, schedule: str) -> None:
-    """A step a batch, and a warm-up that ends inside the first epoch."""
+def test_adamw_is_ultralytics_step_by_step(tmp_path: Path, schedule: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A step a batch, and a warm-up that ends inside the first epoch.
+
+    Ours runs torch's fused kernel on a CPU too, theirs does not. The last bit in which they differ grows where
+    gradients are near zero, since AdamW divides by their size, so that here both run the plain one.
+    """
+    plain = torch.optim.AdamW
+    monkeypatch.setattr(torch.optim, "AdamW", lambda *args, fused=False, **kwargs: plain(*args, **kwargs))
     o = Optimization(**{**keys("optim/adamw"), "schedule": schedule, "nominal_batch": 4, "warmup_epochs": 0.5})
     names = ("lr0", "lrf", "momentum", "weight_decay", "warmup_epochs", "warmup_momentum", "warmup_bias_lr")
     settings = {name: getattr(o, name) for name in names}
