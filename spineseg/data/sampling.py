@@ -4,6 +4,7 @@ import os
 import signal
 from collections.abc import Iterator
 from multiprocessing import forkserver
+from typing import Any
 
 from torch.utils.data import Sampler
 
@@ -70,7 +71,7 @@ def live_and_die_with_training(worker: int) -> None:
     gone; but each of them has inherited such an end, so that all would stay for ever, a gigabyte each.
     """
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    server = forkserver._forkserver  # type: ignore[attr-defined]
+    server: Any = vars(forkserver)["_forkserver"]
     if server._forkserver_alive_fd is not None:
         os.close(server._forkserver_alive_fd)
         server._forkserver_alive_fd = None

@@ -62,7 +62,7 @@ class LevelSize:
 
         Not by the whole of them, so that the discs and the pitch of masks are both met within their spread.
         """
-        return max(self.disc - 0.9 * (_HOLLOW + _HOLLOW_SHARE * self.height), 0.35 * self.disc)
+        return max(self.disc - (_HOLLOW + _HOLLOW_SHARE * self.height), 0.35 * self.disc)
 
     def scaled(self, factor: float) -> "LevelSize":
         """Multiply every length."""
