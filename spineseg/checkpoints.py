@@ -1,12 +1,11 @@
 """Checkpoints on disk: published whole, sealed by their SHA-256, read as weights and plain values only."""
 
-import hashlib
 import os
 import pickle
 from pathlib import Path
 from typing import Any
 
-from spineseg.data.files import link_or_copy, write_text
+from spineseg.data.files import link_or_copy, sha256_of_file, write_text
 from spineseg.errors import DataError
 
 
@@ -26,7 +25,7 @@ def publish(partial: Path, paths: list[Path]) -> None:
     """
     with partial.open("rb+") as stream:
         os.fsync(stream.fileno())
-    digest = _sha256(partial)
+    digest = sha256_of_file(partial)
     for path in paths:
         old = _digests(path)
         write_text(seal_path(path), "".join(f"{each}  {path.name}\n" for each in [digest, *old]))
@@ -51,7 +50,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise DataError(f"{path}: no such checkpoint; `python -m spineseg.train` writes them")
     sealed = _digests(path)
-    found = _sha256(path) if sealed else ""
+    found = sha256_of_file(path) if sealed else ""
     if sealed and found not in sealed:
         raise DataError(
             f"{path}: damaged: its SHA-256 is {found[:12]}…, {seal_path(path).name} says {sealed[0][:12]}…; "
@@ -121,11 +120,6 @@ def _bits(tensor: Any) -> bytes:
     import torch
 
     return bytes(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def _digests(path: Path) -> list[str]:

@@ -131,9 +131,11 @@ def _read_marker(marker: Path) -> dict[str, Any]:
 
 
 def _whole(root: Path, record: dict[str, Any]) -> bool:
-    from spineseg.phantom.layouts import sha256
+    from spineseg.data.files import sha256_of_file
 
-    return all((root / name).is_file() and sha256(root / name) == digest for name, digest in record["files"].items())
+    return all(
+        (root / name).is_file() and sha256_of_file(root / name) == digest for name, digest in record["files"].items()
+    )
 
 
 def _resume(partial: Path, settings: Settings, cases: int) -> dict[int, dict[str, Any]]:

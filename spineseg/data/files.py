@@ -62,6 +62,12 @@ def sha256_of_text(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
+def sha256_of_file(path: Path) -> str:
+    """SHA-256 (hex) of a file's content."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
 def link_or_copy(source: Path, target: Path) -> None:
     """Give a file that nobody changes a second name; copy it where the file system has no hard links."""
     try:

@@ -8,7 +8,6 @@ ONNX needs the package of the extra ``export`` (``pip install 'spineseg[export]'
 """
 
 import copy
-import hashlib
 import json
 import os
 import sys
@@ -23,7 +22,7 @@ from typing import Any, Final
 
 import torch
 
-from spineseg.data.files import write_json
+from spineseg.data.files import sha256_of_file, write_json
 from spineseg.data.slices import STRIDE
 from spineseg.errors import ConfigError, SpinesegError
 from spineseg.models.yolo import YOLOv8Seg
@@ -189,7 +188,7 @@ def _write(path: Path, save: Callable[[Path], None], facts: dict[str, Any]) -> N
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".partial-{os.getpid()}-{path.name}")
     save(partial)
-    digest = hashlib.sha256(partial.read_bytes()).hexdigest()
+    digest = sha256_of_file(partial)
     partial.replace(path)
     beside = {**facts, "file": path.name, "sha256": digest, "torch": torch.__version__}
     write_json(path.with_name(f"{path.name}.json"), {**beside, "ultralytics": version("ultralytics")})

@@ -4,7 +4,7 @@ import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from spineseg.phantom.bones import Bone, Part, arch, canal, pair, spinous
+from spineseg.phantom.bones import Bone, Part, arch, body, canal, pair, spinous
 from spineseg.phantom.cervical import atlas, axis, cervical
 from spineseg.phantom.curves import middle_frame
 from spineseg.phantom.shapes import Body, Frame, Limb, Shape, Tube, Vec
@@ -21,26 +21,11 @@ class Disc:
     shape: Body
 
 
-def _body(size: LevelSize, *, waist: float, power: float) -> Body:
-    return Body(
-        size.width,
-        size.depth,
-        size.height_posterior,
-        size.height_anterior,
-        hollow=size.end_plate_hollow,
-        waist=waist,
-        power=power,
-        lateral=size.lateral,
-        rim=size.osteophyte,
-    )
-
-
 def _thoracic(size: LevelSize, *, low: bool) -> tuple[list[Part], list[Shape]]:
     """T1 to T12: sloping laminae, transverse processes that point back, a spinous process that points down."""
-    back = -size.depth / 2
-    side = size.canal_width / 2 + size.pedicle_width / 2
-    pillar_y = back - 0.55 * size.canal_depth
-    parts = [Part(_body(size, waist=0.11, power=2.15), 0.5, 0.0)]
+    side = size.pedicle_x
+    pillar_y = size.pillar_y
+    parts = [Part(body(size, waist=0.11, power=2.15), 0.5, 0.0)]
     parts += arch(size, facet_back=5.5, facet_in=1.0, lamina_half_height=0.46 * size.height, bulk=1.12)
     parts.append(spinous(size, 6.2 + 4.2 * size.width / 45 * low, 3.7, 0.72))
     reach = size.transverse_reach - 4.0
@@ -58,8 +43,8 @@ def _lumbar(size: LevelSize, *, stout: float) -> tuple[list[Part], list[Shape]]:
         stout: how thick the transverse processes are; those of the lowest level are, more so where it joins the sacrum.
     """
     half, back = size.height / 2, -size.depth / 2
-    side = size.canal_width / 2 + size.pedicle_width / 2
-    parts = [Part(_body(size, waist=0.12, power=2.5), 0.5, 0.0)]
+    side = size.pedicle_x
+    parts = [Part(body(size, waist=0.12, power=2.5), 0.5, 0.0)]
     parts += arch(size, facet_back=1.5, facet_in=4.5, lamina_half_height=0.34 * size.height, bulk=1.1)
     parts.append(spinous(size, 0.41 * size.height, 4.3, 1.0))
     wing: Vec = (size.transverse_reach - 4.0, back - size.transverse_back - 3.0, half * 0.25 + size.transverse_up)
@@ -71,7 +56,7 @@ def _lumbar(size: LevelSize, *, stout: float) -> tuple[list[Part], list[Shape]]:
 def _first_sacral(size: LevelSize) -> tuple[list[Part], list[Shape]]:
     """S1: the promontory and the wings."""
     half, back = size.height / 2, -size.depth / 2
-    parts = [Part(_body(size, waist=0.1, power=2.5), 0.5, 0.0)]
+    parts = [Part(body(size, waist=0.1, power=2.5), 0.5, 0.0)]
     parts += arch(size, facet_back=1.0, facet_in=4.0, lamina_half_height=7.0, bulk=1.15)
     parts.append(spinous(size, 6.0, 3.5, 0.8))
     # Masks draw S1 without its wings, which are part of the bone that is not labelled.

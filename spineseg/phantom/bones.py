@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from spineseg.phantom.shapes import Frame, Limb, Shape, Tube, Vec
+from spineseg.phantom.shapes import Body, Frame, Limb, Shape, Tube, Vec
 from spineseg.phantom.sizes import LevelSize
 
 
@@ -24,6 +24,22 @@ class Bone:
     holes: tuple[Shape, ...] = ()
     level: int | None = None
     density: float = 1.0  # trabecular HU relative to L1's
+
+
+def body(size: LevelSize, *, waist: float, power: float, lips: float = 0.0) -> Body:
+    """The vertebral body of a level with what disease has made of it; see ``Body`` for the keywords."""
+    return Body(
+        size.width,
+        size.depth,
+        size.height_posterior,
+        size.height_anterior,
+        hollow=size.end_plate_hollow,
+        waist=waist,
+        lips=lips,
+        power=power,
+        lateral=size.lateral,
+        rim=size.osteophyte,
+    )
 
 
 def canal(size: LevelSize, length: float) -> Tube:
@@ -56,9 +72,9 @@ def arch(
     """
     half, back = size.height / 2, -size.depth / 2
     canal_back = back - size.canal_depth + 1.0
-    side = size.canal_width / 2 + size.pedicle_width / 2
+    side = size.pedicle_x
     lift = half - size.pedicle_height / 2 - 1.0
-    pillar_y = back - 0.55 * size.canal_depth
+    pillar_y = size.pillar_y
     upper: Vec = (side + 1.5, pillar_y, half + 0.35 * size.disc + 1.0)
     waist: Vec = (side - 0.5, pillar_y - 0.5 * facet_back - 1.0, -0.1 * size.height)
     lower: Vec = (side + 1.5 - facet_in, pillar_y - facet_back - 2.0, -half - 0.5 * size.disc - 3.0)

@@ -1,7 +1,9 @@
 """The neck: C1 as a ring, C2 with its dens, and C3 to C7."""
 
-from spineseg.phantom.bones import Part, arch, canal, pair, spinous
-from spineseg.phantom.shapes import Body, Ellipsoid, Limb, Shape, Tube, Vec
+from dataclasses import replace
+
+from spineseg.phantom.bones import Part, arch, body, canal, pair, spinous
+from spineseg.phantom.shapes import Ellipsoid, Limb, Shape, Tube, Vec
 from spineseg.phantom.sizes import LevelSize
 
 
@@ -25,18 +27,8 @@ def axis(size: LevelSize) -> tuple[list[Part], list[Shape]]:
     """C2: a body with the dens on it, which stands inside the ring of C1."""
     half = size.height / 2
     dens = Limb((0.0, 0.0, 0.0), (0.0, 1.0, half + 12.0 * size.width / 19), (5.0, 5.0), (4.6, 4.6), (0, 1, 0))
-    body = Body(
-        size.width,
-        size.depth,
-        size.height_posterior * 0.9,
-        size.height_anterior,
-        size.end_plate_hollow,
-        0.1,
-        power=2.2,
-        lateral=size.lateral,
-        rim=size.osteophyte,
-    )
-    parts = [Part(body, 0.8, 0.0), Part(dens, 1.0, 2.0)]
+    drum = replace(body(size, waist=0.1, power=2.2), height_posterior=size.height_posterior * 0.9)
+    parts = [Part(drum, 0.8, 0.0), Part(dens, 1.0, 2.0)]
     shoulder = Ellipsoid((0.0, -1.0, half - 4.0), (size.width / 2 + 6.0, 7.0, 5.0))
     parts.append(Part(shoulder, 1.2, 2.0))
     parts += arch(size, facet_back=5.0, facet_in=0.0, lamina_half_height=7.0, bulk=1.7)
@@ -53,22 +45,10 @@ def cervical(size: LevelSize, *, bifid: bool) -> tuple[list[Part], list[Shape]]:
         size: the level's sizes.
         bifid: whether the spinous process ends in two tips.
     """
-    body = Body(
-        size.width,
-        size.depth,
-        size.height_posterior,
-        size.height_anterior,
-        hollow=size.end_plate_hollow,
-        waist=0.02,
-        lips=3.6,
-        power=2.6,
-        lateral=size.lateral,
-        rim=size.osteophyte,
-    )
     back = -size.depth / 2
-    side = size.canal_width / 2 + size.pedicle_width / 2
-    pillar_y = back - 0.55 * size.canal_depth
-    parts = [Part(body, 0.5, 0.0)]
+    side = size.pedicle_x
+    pillar_y = size.pillar_y
+    parts = [Part(body(size, waist=0.02, power=2.6, lips=3.6), 0.5, 0.0)]
     parts += arch(size, facet_back=4.0, facet_in=0.0, lamina_half_height=5.4, bulk=1.6)
     parts.append(spinous(size, 5.2, 3.2, 0.9))
     if bifid:

@@ -1,12 +1,12 @@
 """Writers of the real data sets' layouts: file names, number formats and label values as the real files have them."""
 
-import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from spineseg.data.files import sha256_of_file
 from spineseg.errors import DataError
 from spineseg.geometry import Volume
 from spineseg.phantom import Layout, SimulatedCase
@@ -69,7 +69,7 @@ def write_case(root: Path, layout: Layout, index: int, case: SimulatedCase) -> d
     else:
         write_volume(root / files.image, case.image)
         write_volume(root / files.label, Volume(labels, case.labels.affine))
-    return {path.as_posix(): sha256(root / path) for path in files.all}
+    return {path.as_posix(): sha256_of_file(root / path) for path in files.all}
 
 
 def native_labels(layout: Layout, labels: NDArray[np.uint8]) -> NDArray[np.uint16] | NDArray[np.uint8]:
@@ -101,9 +101,3 @@ def _to_lps(volume: Volume) -> Volume:
         affine[:3, 3] += affine[:3, axis] * (volume.shape[axis] - 1)
         affine[:3, axis] *= -1
     return Volume(np.ascontiguousarray(volume.array[::-1, ::-1]), affine)
-
-
-def sha256(path: Path) -> str:
-    """SHA-256 of a file's content."""
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -54,7 +54,7 @@ def _screws(subject: Subject, frames: Mapping[int, Frame], levels: tuple[int, ..
         for level in levels:
             size, frame = subject.sizes[level], frames[level]
             lift = 0.5 * size.height - 0.5 * size.pedicle_height - 1.0
-            across = size.canal_width / 2 + size.pedicle_width / 2
+            across = size.pedicle_x
             back = -size.depth / 2 - 0.95 * size.canal_depth - 6.0
             head, tip = (side * (across + 4.0), back, lift - 1.0), (side * 0.3 * across, 0.22 * size.depth, 0.6 * lift)
             radius = min(3.2, 0.42 * size.pedicle_width)

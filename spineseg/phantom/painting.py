@@ -7,11 +7,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spineseg.phantom.organ import Organ
+from spineseg.phantom.outline import Trunk
 from spineseg.phantom.shapes import WORLD, Array, Box, Frame, VoxelGrid, coverage
 from spineseg.phantom.skeleton import SLAB_VOXELS, pieces
 from spineseg.phantom.subject import Subject
 from spineseg.phantom.textures import Texture
-from spineseg.phantom.trunk import Trunk, organs
+from spineseg.phantom.trunk import organs
 
 # Pixels finer than this are painted at twice their size and interpolated: the point spread is wider still.
 _FINEST_MM = 0.6

@@ -8,9 +8,9 @@ from typing import Final
 import numpy as np
 
 from spineseg.phantom.curves import spine_frames
+from spineseg.phantom.outline import Trunk, build_trunk
 from spineseg.phantom.shapes import Frame, VoxelGrid
 from spineseg.phantom.subject import Subject, draw_subject
-from spineseg.phantom.trunk import Trunk, build_trunk
 from spineseg.phantom.views import field_of_view
 from spineseg.vertebrae import CONVENTIONS, SACRUM, level_name
 

@@ -64,6 +64,16 @@ class LevelSize:
         """
         return max(self.disc - (_HOLLOW + _HOLLOW_SHARE * self.height), 0.35 * self.disc)
 
+    @property
+    def pedicle_x(self) -> float:
+        """Distance of the pedicles' axes from the middle plane."""
+        return self.canal_width / 2 + self.pedicle_width / 2
+
+    @property
+    def pillar_y(self) -> float:
+        """Where the articular pillars stand, front to back."""
+        return -self.depth / 2 - 0.55 * self.canal_depth
+
     def scaled(self, factor: float) -> "LevelSize":
         """Multiply every length."""
         return replace(self, **{field.name: getattr(self, field.name) * factor for field in fields(self)})

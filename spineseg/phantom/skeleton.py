@@ -10,7 +10,9 @@ from numpy.typing import NDArray
 
 from spineseg.phantom.anatomy import discs, vertebrae
 from spineseg.phantom.bones import Bone
+from spineseg.phantom.chest import ribs
 from spineseg.phantom.curves import middle_frame
+from spineseg.phantom.outline import Trunk
 from spineseg.phantom.shapes import (
     FAR,
     WORLD,
@@ -26,7 +28,7 @@ from spineseg.phantom.shapes import (
 )
 from spineseg.phantom.subject import Subject
 from spineseg.phantom.textures import Texture
-from spineseg.phantom.trunk import Trunk, canal_path, other_bones, ribs
+from spineseg.phantom.trunk import canal_path, other_bones
 from spineseg.vertebrae import SACRUM, T13, level_id
 
 # How far bone right under the cortex of a body or an arch has come from trabecular to compact.

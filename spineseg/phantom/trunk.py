@@ -6,18 +6,16 @@ from collections.abc import Iterator, Mapping
 from spineseg.phantom.abdomen import enhancement, muscles, upper_organs, vessels
 from spineseg.phantom.bones import Bone
 from spineseg.phantom.bowel import colon, small_bowel
-from spineseg.phantom.chest import breastbone, cartilages, chest_organs, lung_vessels, ribs
+from spineseg.phantom.chest import breastbone, cartilages, chest_organs, lung_vessels
 from spineseg.phantom.head import head_organs, skull
 from spineseg.phantom.organ import Organ
-from spineseg.phantom.outline import Trunk, build_trunk
+from spineseg.phantom.outline import Trunk
 from spineseg.phantom.pelvis import hips, pelvic_organs
 from spineseg.phantom.sacrum import sacrum
 from spineseg.phantom.shapes import Frame, Limb
 from spineseg.phantom.shoulders import arms, shoulders
 from spineseg.phantom.subject import Subject
 from spineseg.vertebrae import level_id
-
-__all__ = ["Trunk", "build_trunk", "canal_path", "organs", "other_bones", "ribs"]
 
 
 def other_bones(subject: Subject, frames: Mapping[int, Frame], trunk: Trunk) -> Iterator[Bone]:

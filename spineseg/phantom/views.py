@@ -7,9 +7,9 @@ from typing import Final
 import numpy as np
 
 from spineseg.phantom.difficulty import DIFFICULTIES
+from spineseg.phantom.outline import Trunk
 from spineseg.phantom.shapes import Frame, Vec, VoxelGrid
 from spineseg.phantom.subject import Subject
-from spineseg.phantom.trunk import Trunk
 from spineseg.vertebrae import L6, SACRUM, T13, level_id
 
 

@@ -7,12 +7,13 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
+from spineseg.data.files import sha256_of_file
 from spineseg.data.sources.csi2014 import CSI2014
 from spineseg.data.sources.kaggle import Kaggle
 from spineseg.errors import DataError
 from spineseg.geometry import canonical
 from spineseg.phantom import Layout, PhantomOptions, SimulatedCase, simulate_case
-from spineseg.phantom.layouts import case_files, native_labels, sha256, write_case
+from spineseg.phantom.layouts import case_files, native_labels, write_case
 from spineseg.phantom.scene import Scene, draw_scene
 from spineseg.vertebrae import CONVENTIONS, L6, T13, level_id, level_name, relabel
 from spineseg.volumes import read_volume
@@ -26,7 +27,7 @@ def test_csi2014_files_are_as_the_real_ones(tmp_path: Path, csi_case: SimulatedC
         "case1_label.mhd",
         "case1_label.raw",
     ]
-    assert hashes == {path.name: sha256(path) for path in tmp_path.iterdir()}
+    assert hashes == {path.name: sha256_of_file(path) for path in tmp_path.iterdir()}
     image, label = (sitk.ReadImage(str(tmp_path / name)) for name in ("case1.mhd", "case1_label.mhd"))
     # ITK reads the axes as LPS: the identity is what a scanner writes.
     assert image.GetDirection() == (1, 0, 0, 0, 1, 0, 0, 0, 1)

@@ -10,15 +10,15 @@ from numpy.typing import NDArray
 
 from spineseg.phantom.anatomy import vertebrae
 from spineseg.phantom.bones import Bone
-from spineseg.phantom.chest import rib_levels
+from spineseg.phantom.chest import rib_levels, ribs
 from spineseg.phantom.curves import spine_frames
-from spineseg.phantom.outline import landmark
+from spineseg.phantom.outline import Trunk, build_trunk, landmark
 from spineseg.phantom.painting import Painter
 from spineseg.phantom.shapes import Array, Frame, VoxelGrid
 from spineseg.phantom.skeleton import evaluate_bone, shared
 from spineseg.phantom.subject import Subject, draw_subject
 from spineseg.phantom.textures import Texture
-from spineseg.phantom.trunk import Trunk, build_trunk, other_bones, ribs
+from spineseg.phantom.trunk import other_bones
 from spineseg.vertebrae import SACRUM, T13, level_id
 
 Frames = dict[int, Frame]

@@ -12,7 +12,7 @@ from spineseg.data.cases import Case, RawCase
 from spineseg.data.splits import SplitRule
 from spineseg.errors import ConfigError, DataError
 from spineseg.geometry import Array, Grid, Volume, canonical, canonical_grid, restore
-from spineseg.vertebrae import LEVELS, level_id
+from spineseg.vertebrae import LEVELS, convention, level_id, relabel
 from spineseg.volumes import is_volume, read_grid, read_volume
 
 Edge = Literal["ignore", "count", "crop"]
@@ -152,9 +152,9 @@ class Source(ABC):
     def _missing(self) -> str:
         """Message for a root without cases."""
 
-    @abstractmethod
     def _canonical_ids(self, array: Array, case: AnyCase, what: str) -> NDArray[np.uint8]:
-        """Turn a mask's values into canonical level ids."""
+        """Turn a mask's values into canonical level ids: by the convention that bears the source's name."""
+        return relabel(array, convention(self.name).table, what=what)
 
     def _fixed(self, **values: object) -> dict[str, object]:
         """Settings that every source has."""

@@ -8,13 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-import numpy as np
-from numpy.typing import NDArray
-
 from spineseg.data.cases import RawCase
-from spineseg.data.sources.base import AnyCase, Edge, Source, volumes_in
-from spineseg.geometry import Array
-from spineseg.vertebrae import SACRUM, convention, relabel
+from spineseg.data.sources.base import Edge, Source, volumes_in
+from spineseg.vertebrae import SACRUM
 from spineseg.volumes import stem
 
 SLUG: Final = "pycadmk/spine-segmentation-from-ct-scans"
@@ -80,6 +76,3 @@ class Kaggle(Source):
             "your Kaggle token): python -m spineseg.prepare data/source=kaggle data.source.download=true. Or make a "
             "simulated set: python -m spineseg.simulate layout=kaggle, then data.source.root=data/simulated/kaggle"
         )
-
-    def _canonical_ids(self, array: Array, case: AnyCase, what: str) -> NDArray[np.uint8]:
-        return relabel(array, convention("kaggle").table, what=what)

@@ -6,13 +6,9 @@ Several scans of a subject share its ``sub-`` folder, so splits go by that. Part
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
-
 from spineseg.data.cases import RawCase
-from spineseg.data.sources.base import AnyCase, Edge, Source, volumes_in
-from spineseg.geometry import Array
-from spineseg.vertebrae import L6, T13, convention, relabel
+from spineseg.data.sources.base import Edge, Source, volumes_in
+from spineseg.vertebrae import L6, T13
 from spineseg.volumes import stem
 
 
@@ -68,6 +64,3 @@ class Verse(Source):
             "(CC BY-SA 4.0); unpack it there and set data.source.root. There is no simulated set of this layout: "
             "python -m spineseg.simulate layout=csi2014 makes one of another"
         )
-
-    def _canonical_ids(self, array: Array, case: AnyCase, what: str) -> NDArray[np.uint8]:
-        return relabel(array, convention("verse").table, what=what)

@@ -19,7 +19,7 @@ from spineseg.data.cases import RawCase
 from spineseg.data.polygons import rasterise, read_rows
 from spineseg.data.sources.base import AnyCase, Source
 from spineseg.errors import ConfigError, DataError
-from spineseg.geometry import Array, Volume
+from spineseg.geometry import Volume
 
 IMAGE_SUFFIXES: Final = (".png", ".jpg", ".jpeg", ".bmp")
 MAX_ZIP_BYTES: Final = 4 << 30
@@ -176,9 +176,6 @@ class YoloExport(Source):
             "data.source.root. To make one from simulated scans: python -m spineseg.simulate layout=csi2014, then "
             "python -m spineseg.prepare data.source.root=data/simulated/csi2014 export=yolo"
         )
-
-    def _canonical_ids(self, array: Array, case: AnyCase, what: str) -> NDArray[np.uint8]:
-        raise NotImplementedError("polygons are read by read_labels")
 
     def _picture(self, path: Path) -> NDArray[np.uint8]:
         """Read a picture as grey values (rows, columns)."""
