@@ -7,7 +7,7 @@ import errno
 import functools
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from spineseg.errors import ConfigError, SpinesegError
+from spineseg.presets import with_parts
 from spineseg.schemas import SCHEMAS
 from spineseg.targets import build, check_node, nearest, plain, targets
 
@@ -48,10 +49,10 @@ def compose(name: str, overrides: list[str] | None = None) -> DictConfig:
     from hydra.errors import HydraException
 
     _register()
-    _check_order(overrides or [])
+    given = with_parts(overrides or [], conf_dir(), functools.partial(_choices, name))
     try:
         with initialize_config_dir(version_base="1.3", config_dir=str(conf_dir())):
-            return hydra_compose(config_name=name, overrides=overrides or [])
+            return hydra_compose(config_name=name, overrides=given)
     except (HydraException, OmegaConfBaseException) as error:
         raise ConfigError(_composition_message(error)) from error
 
@@ -134,7 +135,7 @@ def _run_from_command_line(name: str, main: Callable[[DictConfig], None]) -> Non
             _print_error(message)
 
     try:
-        _check_order(sys.argv[1:])
+        sys.argv[1:] = with_parts(sys.argv[1:], conf_dir(), functools.partial(_choices, name))
         hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=name)(task)()
     except ConfigError as error:
         _print_error(str(error))
@@ -179,11 +180,18 @@ def _register() -> None:
         store.store(name=f"{name}_schema", node=schema, provider="spineseg")
 
 
-def _check_order(overrides: list[str]) -> None:
-    """Refuse a preset that stands before the experiment: Hydra merges in order, so it would lose without a word."""
-    groups = [override.lstrip("+").partition("=")[0].partition("@")[0] for override in overrides]
-    if "preset" in groups and "experiment" in groups[groups.index("preset") :]:
-        raise ConfigError("+preset= stands before +experiment=, where the experiment overrides it; put it after")
+def _choices(name: str, overrides: list[str]) -> Mapping[str, str | None]:
+    """The option that each group has after these overrides."""
+    from hydra import compose as hydra_compose
+    from hydra import initialize_config_dir
+    from hydra.errors import HydraException
+
+    try:
+        with initialize_config_dir(version_base="1.3", config_dir=str(conf_dir())):
+            cfg = hydra_compose(config_name=name, overrides=overrides, return_hydra_config=True)
+    except (HydraException, OmegaConfBaseException) as error:
+        raise ConfigError(_composition_message(error)) from error
+    return dict(cfg.hydra.runtime.choices)
 
 
 def _composition_message(error: BaseException) -> str:

@@ -1,8 +1,10 @@
 """Devices and precision: what ``precision: auto`` means on this machine, and Lightning's trainer built from a node."""
 
+import contextlib
 import logging
+import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -64,3 +66,29 @@ def processor_has_bf16(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
         return False
     flags = next((line for line in cpuinfo.read_text().splitlines() if line.startswith("flags")), "").split()
     return any(flag in flags for flag in BF16_FLAGS)
+
+
+@contextlib.contextmanager
+def training_threads(workers: int, trainer: lightning.Trainer) -> Iterator[None]:
+    """Leave the loader's processes a processor each while a processor trains; a set OMP_NUM_THREADS is left alone.
+
+    On two cores one thread beside one loader process trained at 33 images a second, two threads without one at 25, two
+    beside one at 25 (experiments/training_loop).
+
+    Args:
+        workers: loader processes of this training process.
+        trainer: tells the device; where several processes train, Lightning has shared out the threads.
+    """
+    threads = torch.get_num_threads()
+    alone = trainer.strategy.root_device.type == "cpu" and trainer.world_size == 1
+    if alone and "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(max(1, processors() - workers))
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+def processors() -> int:
+    """Processors that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

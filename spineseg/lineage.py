@@ -6,17 +6,15 @@ from typing import Any
 import lightning
 from omegaconf import DictConfig
 
-from spineseg.data.datamodules import SliceDataModule
 from spineseg.data.files import sha256_of_text
+from spineseg.data.loading import CaseDataModule
 from spineseg.errors import DataError
 from spineseg.provenance import read_provenance
 from spineseg.runs import Run
-from spineseg.tasks.instance2d import InstanceSegmentation2D
+from spineseg.trained import Task
 
 
-def facts(
-    cfg: DictConfig, datamodule: SliceDataModule, task: InstanceSegmentation2D, trainer: lightning.Trainer
-) -> dict[str, Any]:
+def facts(cfg: DictConfig, datamodule: CaseDataModule, task: Task, trainer: lightning.Trainer) -> dict[str, Any]:
     """What provenance.json cannot find out by itself."""
     prepared = datamodule.prepared
     return {
@@ -34,7 +32,7 @@ def facts(
     }
 
 
-def hashes(datamodule: SliceDataModule) -> dict[str, str]:
+def hashes(datamodule: CaseDataModule) -> dict[str, str]:
     """SHA-256 of the cases and their content, and of the split that is used."""
     split = datamodule.split()
     parts = {name: list(getattr(split, name)) for name in ("train", "val", "test")}
@@ -42,7 +40,7 @@ def hashes(datamodule: SliceDataModule) -> dict[str, str]:
     return {"data_hash": sha256_of_text(cases), "split_hash": sha256_of_text(json.dumps(parts))}
 
 
-def check_same_data(run: Run, datamodule: SliceDataModule) -> None:
+def check_same_data(run: Run, datamodule: CaseDataModule) -> None:
     """Refuse to resume a run on other data or another split than it began with."""
     known, found = read_provenance(run), hashes(datamodule)
     for name, what in (("data_hash", "the data set"), ("split_hash", "the split")):
@@ -53,7 +51,7 @@ def check_same_data(run: Run, datamodule: SliceDataModule) -> None:
             )
 
 
-def check_ancestor(run: Run, datamodule: SliceDataModule) -> None:
+def check_ancestor(run: Run, datamodule: CaseDataModule) -> None:
     """Refuse weights of a run that was trained on subjects which this run validates or tests on."""
     seen = set(read_provenance(run).get("train_subjects", ()))
     shared = sorted(seen & {*_subjects(datamodule, "val"), *_subjects(datamodule, "test")})
@@ -64,7 +62,7 @@ def check_ancestor(run: Run, datamodule: SliceDataModule) -> None:
         )
 
 
-def _subjects(datamodule: SliceDataModule, part: str) -> list[str]:
+def _subjects(datamodule: CaseDataModule, part: str) -> list[str]:
     """Subjects of a part of the split, with their source: ``csi2014:case1`` is not another set's ``case1``."""
     ids = set(getattr(datamodule.split(), part))
     return sorted({f"{case.source}:{case.subject}" for case in datamodule.prepared.cases if case.id in ids})

@@ -1,6 +1,7 @@
 """The program ``predict``: a trained run on scans, every native sagittal slice, lifted to a label map."""
 
 from collections.abc import Collection, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -39,6 +40,7 @@ def main(cfg: DictConfig) -> None:
         trainer=cfg.trainer,
         convention=cfg.convention,
         outputs=tuple(cfg.outputs),
+        memory_limit_gb=cfg.memory_limit_gb,
         provenance={"run": run.name, "checkpoint": cfg.checkpoint},
     )
     _report(cfg.output, len(scans), failures)
@@ -135,6 +137,7 @@ def predict_scans(
     provenance: dict[str, Any],
     convention: str = "verse",
     outputs: Sequence[str] = OUTPUTS,
+    memory_limit_gb: float | None = None,
 ) -> dict[str, str]:
     """Predict on scans and write a predictions folder (CONTRACTS).
 
@@ -146,6 +149,7 @@ def predict_scans(
         provenance: what the caller knows; written to predictions.json.
         convention: of the label values in the NIfTI files.
         outputs: ``nifti`` always; ``json`` for the slice instances, ``png`` for an overlay.
+        memory_limit_gb: for 3D networks, whose slabs are made to fit; None leaves it to the run.
 
     Returns:
         The reason for each case that failed; the others are written.
@@ -154,36 +158,48 @@ def predict_scans(
 
     from spineseg.callbacks.prediction_writer import ScanWriter
     from spineseg.callbacks.progress import Progress
-    from spineseg.data.scans import ScanSlices
+    from spineseg.callbacks.volume_writer import VolumeWriter
     from spineseg.errors import ConfigError
     from spineseg.hardware import build_trainer
     from spineseg.metrics.detection import DEFAULT_SCORE_THRESHOLD
-    from spineseg.predictions.store import PredictionWriter
+    from spineseg.predictions.store import PredictionWriter, SliceKind
+    from spineseg.tasks.instance2d import InstanceSegmentation2D
+    from spineseg.tasks.semantic3d import SemanticSegmentation3D
 
     if "nifti" not in outputs or set(outputs) - set(OUTPUTS):
         raise ConfigError(f"outputs={list(outputs)}: expected nifti, and json or png if wanted")
+    task = model.task
+    kind: SliceKind = "detections" if isinstance(task, InstanceSegmentation2D) else "label_map"
     writer = PredictionWriter(
         output,
         provenance={**provenance, "simulated": model.simulated, "overfit": model.overfit},
         score_threshold=model.score_threshold,
+        slices=kind,
         label_convention=convention,
     )
-    threshold = DEFAULT_SCORE_THRESHOLD if model.score_threshold is None else model.score_threshold
-    scan_writer = ScanWriter(
-        writer,
-        score_threshold=threshold,
-        named=bool(model.task.levels),
-        convention=convention,
-        slices="json" in outputs,
-    )
-    slices = ScanSlices(scans, model.reader, pixel_mm=model.pixel_mm, batch_size=model.batch_size)
-    build_trainer(trainer, callbacks=[scan_writer, Progress()], logger=False, devices=1, strategy="auto").predict(
-        model.task, DataLoader(slices, batch_size=None), return_predictions=False
+    collector: ScanWriter | VolumeWriter
+    if isinstance(task, SemanticSegmentation3D):
+        if memory_limit_gb is not None:
+            task.inferer = replace(task.inferer, memory_limit_gb=memory_limit_gb)
+        collector = VolumeWriter(writer, levels=task.levels, convention=convention, slices="json" in outputs)
+    else:
+        threshold = DEFAULT_SCORE_THRESHOLD if model.score_threshold is None else model.score_threshold
+        collector = ScanWriter(
+            writer,
+            score_threshold=threshold,
+            named=bool(task.levels),
+            convention=convention,
+            slices="json" in outputs,
+            kind=kind,
+        )
+    batches = DataLoader(model.datamodule.scan_batches(scans), batch_size=None)
+    build_trainer(trainer, callbacks=[collector, Progress()], logger=False, devices=1, strategy="auto").predict(
+        task, batches, return_predictions=False
     )
     writer.close()
     if "png" in outputs:
-        draw_overlays(scans, output, skip=scan_writer.failures, simulated=model.simulated)
-    return scan_writer.failures
+        draw_overlays(scans, output, skip=collector.failures, simulated=model.simulated)
+    return collector.failures
 
 
 def draw_overlays(scans: Sequence["Scan"], predictions: Path, *, skip: Collection[str], simulated: bool) -> None:

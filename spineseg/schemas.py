@@ -64,6 +64,7 @@ class PrepareConfig:
     data: PrepareDataConfig = field(default_factory=PrepareDataConfig)
     export: str | None = field(default=None, metadata={"choices": (None, "yolo", "nnunet")})
     workers: int | None = None
+    propose_exclusions: str | None = None
     paths: PathsConfig = field(default_factory=PathsConfig)
 
 
@@ -78,6 +79,7 @@ class TrainConfig:
     model: dict[str, Any] = field(default_factory=dict)
     task: dict[str, Any] = field(default_factory=dict)
     optim: dict[str, Any] = field(default_factory=dict)
+    planner: dict[str, Any] = field(default_factory=dict)
     trainer: dict[str, Any] = field(default_factory=dict)
     callbacks: dict[str, Any] = field(default_factory=dict)
     logger: dict[str, Any] = field(default_factory=dict)
@@ -97,6 +99,7 @@ class PredictConfig:
     outputs: list[str] = field(default_factory=lambda: ["nifti", "json", "png"])
     checkpoint: str = "best"
     hu_offset: float | None = None
+    memory_limit_gb: float | None = None
     paths: PathsConfig = field(default_factory=PathsConfig)
     trainer: dict[str, Any] = field(default_factory=dict)
 

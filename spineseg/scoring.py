@@ -8,7 +8,7 @@ from typing import Any
 from lightning.pytorch.loggers import Logger
 from omegaconf import DictConfig
 
-from spineseg.data.datamodules import SliceDataModule
+from spineseg.data.loading import CaseDataModule
 from spineseg.data.scans import Scan
 from spineseg.errors import DataError
 from spineseg.evaluate import Reference, evaluate_folder
@@ -25,7 +25,7 @@ def score_split(
     cfg: DictConfig,
     run: Run,
     model: TrainedModel,
-    datamodule: SliceDataModule,
+    datamodule: CaseDataModule,
     split_name: str,
     loggers: Sequence[Logger],
     *,

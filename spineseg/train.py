@@ -12,15 +12,16 @@ from spineseg.errors import ConfigError
 if TYPE_CHECKING:
     import lightning
 
-    from spineseg.data.datamodules import SliceDataModule
+    from spineseg.data.loading import CaseDataModule
     from spineseg.data.splits import Split
     from spineseg.runs import Run
 
 # What a resumed run may change: where it runs and what is scored after it, not what is trained.
 HARDWARE = ("accelerator", "devices", "num_nodes", "strategy", "precision", "enable_progress_bar")
 SPLITS = ("train", "val", "test")
-# The value that chooses the best checkpoint, by the classes of the network (CONTRACTS).
+# The value that chooses the best checkpoint (CONTRACTS): of detectors by their classes, of label maps Dice.
 MONITORS = {"vertebra": "val/mask_map50", "levels": "val/mask_map50_named"}
+LABEL_MAP_MONITOR = "val/dice"
 
 
 @program("train")
@@ -37,7 +38,7 @@ def main(cfg: DictConfig) -> None:
     else:
         check_train(cfg)
         # The data is looked at before a run folder exists: a missing set leaves nothing behind.
-        fit_and_score(cfg, lambda: create_run(cfg, overrides))
+        fit_and_score(cfg, lambda settled: create_run(settled, overrides))
 
 
 def command_line_overrides(cfg: DictConfig) -> list[str]:
@@ -66,7 +67,9 @@ def check_train(cfg: DictConfig) -> None:
     if "checkpoints" in cfg.callbacks and cfg.callbacks.checkpoints is not None:
         with open_dict(cfg):
             if cfg.callbacks.checkpoints.monitor == "auto":
-                cfg.callbacks.checkpoints.monitor = MONITORS.get(str(cfg.data.get("classes")), "val/mask_map50")
+                detector = str(cfg.task.get("_target_")).endswith(".InstanceSegmentation2D")
+                by_classes = MONITORS.get(str(cfg.data.get("classes")), "val/mask_map50")
+                cfg.callbacks.checkpoints.monitor = by_classes if detector else LABEL_MAP_MONITOR
     check(cfg)
     unknown = sorted(set(cfg.score_splits) - set(SPLITS))
     if unknown:
@@ -109,26 +112,28 @@ def fit_and_score(cfg: DictConfig, run_or_maker: Any) -> None:
 
     Args:
         cfg: root configuration.
-        run_or_maker: the run to resume, or a function that makes a new one once the data has been looked at.
+        run_or_maker: the run to resume, or a function that makes a new one of the configuration as it is settled once
+            the data has been looked at.
     """
     # Heavy imports wait until the configuration is known to be right.
     import lightning
     from lightning.pytorch.loggers import Logger
 
-    from spineseg.callbacks.panels import Panels
+    from spineseg.callbacks.panels import Pictures
     from spineseg.checkpoints import read_checkpoint, steps_done
-    from spineseg.hardware import build_trainer
+    from spineseg.hardware import build_trainer, training_threads
     from spineseg.lineage import check_ancestor, check_same_data, facts
     from spineseg.provenance import write_provenance
     from spineseg.ranks import run_of_all
     from spineseg.runs import Run, best_checkpoint, find_run
     from spineseg.scoring import score_split
     from spineseg.targets import build, plain
-    from spineseg.trained import build_datamodule, build_task, load_weights, trained_model
+    from spineseg.trained import TrainedModel, build_datamodule, build_task, load_weights
 
     resumed = run_or_maker if isinstance(run_or_maker, Run) else None
     # A run that was killed before its first checkpoint goes on from its start.
     saved = resumed is not None and resumed.last.is_file()
+    cfg = settled(cfg)
     datamodule = build_datamodule(cfg)
     # Cheap questions first: are there files, can the weights be had; then the audit, which reads all of them.
     if not datamodule.source.download:
@@ -148,10 +153,10 @@ def fit_and_score(cfg: DictConfig, run_or_maker: Any) -> None:
         load_weights(task, best_checkpoint(ancestor))
     callbacks = [build(node, lightning.Callback) for node in cfg.callbacks.values() if node is not None]
     for callback in callbacks:
-        if isinstance(callback, Panels):
+        if isinstance(callback, Pictures):
             callback.simulated = datamodule.prepared.simulated
     trainer = build_trainer(cfg.trainer, logger=False, callbacks=callbacks)
-    run = resumed or run_of_all(trainer, run_or_maker)
+    run = resumed or run_of_all(trainer, lambda: run_or_maker(cfg))
     # The trainer knows the process's rank, which decides who makes the folder that loggers and callbacks write to.
     trainer._default_root_dir = str(run.root)  # type: ignore[attr-defined]  # set by a connector
     trainer.loggers = loggers = [
@@ -164,7 +169,8 @@ def fit_and_score(cfg: DictConfig, run_or_maker: Any) -> None:
         announce(run, datamodule, split, task)
         for logger in loggers:
             logger.log_hyperparams(dict(plain(cfg)) | {"simulated": datamodule.prepared.simulated})
-    fit(trainer, task, datamodule, run, resume=saved)
+    with training_threads(datamodule.loader_workers, trainer):
+        fit(trainer, task, datamodule, run, resume=saved)
     if trainer.world_size > 1:
         trainer.strategy.barrier()
         if not trainer.is_global_zero:
@@ -172,13 +178,22 @@ def fit_and_score(cfg: DictConfig, run_or_maker: Any) -> None:
     write_provenance(run, fit_seconds=round(task.fit_seconds, 1))
     seconds = task.fit_seconds
     threshold = load_weights(task, best_checkpoint(run))
-    model = trained_model(task, datamodule, threshold, simulated=datamodule.prepared.simulated)
+    model = TrainedModel(task, datamodule, threshold, simulated=datamodule.prepared.simulated)
     for name in cfg.score_splits:
         score_split(cfg, run, model, datamodule, name, loggers, fit_seconds=seconds)
     for logger in loggers:
         close = getattr(logger, "close", None)
         if close is not None:
             close()
+
+
+def settled(cfg: DictConfig) -> DictConfig:
+    """The configuration with what nnU-Net's planner decides, where the recipe leaves that to it."""
+    if "architecture" not in cfg.model or cfg.model.architecture is not None:
+        return cfg
+    from spineseg.planning import planned
+
+    return planned(cfg)
 
 
 def fit(trainer: "lightning.Trainer", task: Any, datamodule: Any, run: "Run", *, resume: bool) -> None:
@@ -194,7 +209,7 @@ def fit(trainer: "lightning.Trainer", task: Any, datamodule: Any, run: "Run", *,
         sys.exit(143 if isinstance(stop, SIGTERMException) else 130)
 
 
-def announce(run: "Run", datamodule: "SliceDataModule", split: "Split", task: Any) -> None:
+def announce(run: "Run", datamodule: "CaseDataModule", split: "Split", task: Any) -> None:
     """Say what is about to be trained on what."""
     prepared = datamodule.prepared
     kind = "simulated " if prepared.simulated else ""

@@ -2,22 +2,31 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-import lightning
 from omegaconf import DictConfig
 from torch import nn
 
 from spineseg.checkpoints import read_checkpoint
-from spineseg.data.datamodules import SliceDataModule
-from spineseg.data.slices import SliceReader
+from spineseg.data.datamodules import PatchDataModule, SliceDataModule
+from spineseg.data.loading import CaseDataModule
 from spineseg.errors import ConfigError, DataError
 from spineseg.provenance import read_provenance
 from spineseg.runs import Run, best_checkpoint, read_config
-from spineseg.targets import build
+from spineseg.targets import build, resolve
 from spineseg.tasks.instance2d import InstanceSegmentation2D
 from spineseg.tasks.optim import Optimization
+from spineseg.tasks.semantic2d import SemanticSegmentation2D
+from spineseg.tasks.semantic3d import SemanticSegmentation3D
 from spineseg.vertebrae import level_name
+
+Task = InstanceSegmentation2D | SemanticSegmentation2D | SemanticSegmentation3D
+# Which data each kind of task trains on.
+READS: dict[type, type] = {
+    InstanceSegmentation2D: SliceDataModule,
+    SemanticSegmentation2D: SliceDataModule,
+    SemanticSegmentation3D: PatchDataModule,
+}
 
 
 @dataclass(frozen=True)
@@ -26,54 +35,63 @@ class TrainedModel:
 
     Attributes:
         task: the task with its weights.
-        reader: window, context and classes.
-        pixel_mm: side of a network pixel.
-        batch_size: slices a batch.
+        datamodule: how scans become the batches that the network was trained on.
         score_threshold: from validation; None if the run had none.
         simulated: whether it was trained on simulated data.
-        overfit: the case it was trained and validated on alone, if so.
-        hu_offset: what the training data's source adds to stored values to give HU.
     """
 
-    task: InstanceSegmentation2D
-    reader: SliceReader
-    pixel_mm: float
-    batch_size: int
+    task: Task
+    datamodule: CaseDataModule
     score_threshold: float | None
     simulated: bool
-    overfit: str | None
-    hu_offset: float
+
+    @property
+    def overfit(self) -> str | None:
+        """The case it was trained and validated on alone, if so."""
+        return self.datamodule.overfit
+
+    @property
+    def hu_offset(self) -> float:
+        """What the training data's source adds to stored values to give HU."""
+        return self.datamodule.source.hu_offset
 
 
-def build_datamodule(cfg: DictConfig) -> SliceDataModule:
+def build_datamodule(cfg: DictConfig) -> CaseDataModule:
     """The data module of a training configuration; no file is read yet."""
-    return build(cfg.data, SliceDataModule)
+    return build(cfg.data, CaseDataModule)
 
 
-def build_task(cfg: DictConfig, datamodule: SliceDataModule, *, pretrained: bool) -> InstanceSegmentation2D:
+def build_task(cfg: DictConfig, datamodule: CaseDataModule, *, pretrained: bool) -> Task:
     """The task of a training configuration with its network and optimisation.
 
     Args:
         cfg: root configuration of ``train``.
-        datamodule: gives the channels and classes.
+        datamodule: gives the channels and classes, and of patches their size and normalisation.
         pretrained: whether to load the weights that ``model.weights`` names; not where a checkpoint follows.
+
+    Raises:
+        ConfigError: a task of another kind, or one that cannot read this data.
     """
-    classes = datamodule.reader.levels if datamodule.reader.classes == "levels" else ()
-    given = {} if pretrained else {"weights": None}
-    net = build(cfg.model, nn.Module, channels=datamodule.channels, num_classes=datamodule.num_classes, **given)
-    task = build(
-        cfg.task,
-        lightning.LightningModule,
-        net=net,
-        optimization=build(cfg.optim, Optimization),
-        classes=tuple(level_name(level) for level in classes) or ("vertebra",),
-    )
-    if not isinstance(task, InstanceSegmentation2D):
-        raise ConfigError(f"task._target_: expected a task of spineseg's, found {type(task).__name__}")
+    kind = resolve(cfg.task._target_, "task")
+    reads = READS.get(kind)
+    if reads is None or not isinstance(datamodule, reads):
+        raise ConfigError(
+            f"task={kind.__name__} with data={type(datamodule).__name__}: expected one of "
+            + ", ".join(f"{task.__name__} with {data.__name__}" for task, data in READS.items())
+        )
+    names = tuple(level_name(level) for level in datamodule.class_levels) or ("vertebra",)
+    # Label maps have a channel for the background, detectors have none.
+    outputs = len(names) + (kind is not InstanceSegmentation2D)
+    given: dict[str, Any] = {} if pretrained or "weights" not in cfg.model else {"weights": None}
+    net = build(cfg.model, nn.Module, channels=datamodule.channels, num_classes=outputs, **given)
+    more: dict[str, Any] = {}
+    if isinstance(datamodule, PatchDataModule):
+        more = {"patch_size": datamodule.patch_size, "normalization": datamodule.normalization}
+    task: Task = build(cfg.task, kind, net=net, optimization=build(cfg.optim, Optimization), classes=names, **more)
     return task
 
 
-def load_weights(task: InstanceSegmentation2D, checkpoint: Path) -> float | None:
+def load_weights(task: Task, checkpoint: Path) -> float | None:
     """Put a checkpoint's weights into a task; returns the score threshold kept with them.
 
     Raises:
@@ -105,20 +123,4 @@ def load_model(run: Run, checkpoint: Literal["best", "last"] = "best") -> Traine
     task = build_task(cfg, datamodule, pretrained=False)
     threshold = load_weights(task, best_checkpoint(run) if checkpoint == "best" else run.last)
     task.eval()
-    return trained_model(task, datamodule, threshold, simulated=bool(read_provenance(run)["simulated"]))
-
-
-def trained_model(
-    task: InstanceSegmentation2D, datamodule: SliceDataModule, threshold: float | None, *, simulated: bool
-) -> TrainedModel:
-    """Put together what prediction needs."""
-    return TrainedModel(
-        task=task,
-        reader=datamodule.reader,
-        pixel_mm=datamodule.pixel_mm,
-        batch_size=datamodule.batch_size,
-        score_threshold=threshold,
-        simulated=simulated,
-        overfit=datamodule.overfit,
-        hu_offset=datamodule.source.hu_offset,
-    )
+    return TrainedModel(task, datamodule, threshold, simulated=bool(read_provenance(run)["simulated"]))

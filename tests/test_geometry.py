@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import ndimage
 from scipy.spatial.transform import Rotation
 
 from spineseg.errors import DataError
@@ -111,6 +112,30 @@ def test_coarser_voxels_average_the_noise() -> None:
     noise = np.random.default_rng(0).normal(0, 100, (8, 200, 200))
     result = resample_image(Volume(noise, np.diag([1.0, 0.3, 0.3, 1.0])), (None, 1.2, 1.2))
     assert result.array.std() < 100 / 3
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    st.tuples(*[st.integers(1, 24)] * 3),
+    st.tuples(*[st.floats(0.4, 3.0)] * 3),
+    st.tuples(*[st.floats(0.4, 3.0)] * 3),
+    st.integers(0, 99),
+)
+def test_cubic_resampling_is_scipys(
+    shape: tuple[int, int, int], old: tuple[float, ...], new: tuple[float, float, float], seed: int
+) -> None:
+    """The same positions in mode nearest: far below 0.5 HU as floats, and rounded to the nearest HU as integers."""
+    values = np.random.default_rng(seed).integers(-1024, 3072, shape).astype(np.int16)
+    grid = Grid(shape, np.diag([*old, 1.0]))
+    found = resample_image(Volume(values.astype(np.float32), grid.affine), new, order=3)
+    step = np.linalg.inv(grid.affine) @ found.affine
+    expected = ndimage.affine_transform(
+        values.astype(np.float64), np.diag(step)[:3], step[:3, 3], found.shape, order=3, mode="nearest"
+    )
+    np.testing.assert_allclose(found.array, expected, atol=0.02)
+    whole = resample_image(Volume(values, grid.affine), new, order=3)
+    assert whole.array.dtype == np.int16
+    np.testing.assert_allclose(whole.array, expected, atol=0.52)
 
 
 def test_integers_round_and_do_not_wrap() -> None:

@@ -24,24 +24,14 @@ import torch
 from spineseg import __version__
 from spineseg.checkpoints import TIMES, differences, read_checkpoint, steps_done
 from spineseg.loggers.table import read_table
-from spineseg.runs import Run, find_run
+from spineseg.runs import Run
 
 HERE: Final = Path(__file__).parent
-EPOCHS: Final = 4
+EPOCHS: Final = 12  # the start-up, most of it imports, must not take most of the kills
 BATCHES: Final = 8  # an epoch
-# YOLOv8n from scratch. Three batches are summed for a step, so that a kill falls between them and across epochs; saves
-# every second, inside epochs too; validation, best checkpoint and early stopping at every other epoch.
-SETTING: Final = (
-    "+experiment=yolo_csi",
-    "+preset=quick",
-    "data.pixel_mm=2",
-    "data.image_size=[64,128]",
-    "data.batch_size=4",
-    f"data.epoch_slices={4 * BATCHES}",
-    "data.validation_step_mm=18",
-    "data.augmentation.mosaic=0.5",
-    "data.augmentation.close_mosaic_epochs=1",
-    "optim.nominal_batch=12",
+# Three batches are summed for a step, so that a kill falls between them and across epochs; saves every second, inside
+# epochs too; validation, best checkpoint and early stopping at every other epoch.
+COMMON: Final = (
     "trainer=cpu",
     f"trainer.max_epochs={EPOCHS}",
     "trainer.check_val_every_n_epoch=2",
@@ -50,6 +40,33 @@ SETTING: Final = (
     "callbacks.panels.every_n_epochs=2",
     "score_splits=[]",
 )
+SETTINGS: Final = {
+    # YOLOv8n from scratch.
+    "yolo": (
+        "+experiment=yolo_csi",
+        "+preset=quick",
+        "data.pixel_mm=2",
+        "data.image_size=[64,128]",
+        "data.batch_size=4",
+        f"data.epoch_slices={4 * BATCHES}",
+        "data.validation_step_mm=18",
+        "data.augmentation.mosaic=0.5",
+        "data.augmentation.close_mosaic_epochs=1",
+        "optim.nominal_batch=12",
+    ),
+    # MONAI's 3D U-Net on small patches, one validation case.
+    "unet3d": (
+        "+experiment=unet_csi",
+        "+preset=quick",
+        "data.spacing_mm=[4,4,4]",
+        "data.patch_size=[32,32,32]",
+        "data.batch_size=2",
+        f"data.epoch_patches={2 * BATCHES}",
+        "data.validation_cases=1",
+        "optim.nominal_batch=6",
+    ),
+}
+TOO_LATE: Final = "nothing: it had ended"
 
 
 @dataclass(frozen=True)
@@ -85,10 +102,10 @@ class Row:
         return all((self.weights, self.average, self.optimiser, self.rest, self.log, self.run))
 
 
-def command(scans: Path, work: Path, runs: Path, *more: str) -> list[str]:
+def command(setting: Sequence[str], work: Path, runs: Path, *more: str) -> list[str]:
     """The training's command line."""
-    places = (f"data.source.root={scans}", f"paths.prepared={work / 'prepared'}", f"paths.runs={runs}")
-    return [sys.executable, "-m", "spineseg.train", *SETTING, *places, *more]
+    places = (f"paths.prepared={work / 'prepared'}", f"paths.runs={runs}")
+    return [sys.executable, "-m", "spineseg.train", *setting, *places, *more]
 
 
 def call(line: Sequence[str], log: Path) -> subprocess.Popen[bytes]:
@@ -171,18 +188,18 @@ def compare(kill: int, workers: int, seconds: float, was: str, origin: str, whol
     )  # fmt: skip
 
 
-def one_kill(kill: int, seconds: float, whole: Run, scans: Path, work: Path) -> Row:
+def one_kill(kill: int, seconds: float, whole: Run, setting: Sequence[str], work: Path) -> Row:
     """Kill one run after so many seconds, resume it and compare."""
     workers = kill % 2
     runs, log = work / f"kill_{kill:02d}", work / f"kill_{kill:02d}.txt"
     shutil.rmtree(runs, ignore_errors=True)
-    line = command(scans, work, runs, f"data.workers={workers}")
+    line = command(setting, work, runs, f"data.workers={workers}")
     process = call(line, log)
     seconds = until(process, seconds)
     process.send_signal(signal.SIGKILL)
     ended = process.wait() == 0
     run = only_run(runs)
-    was = "nothing: it had ended" if ended else interrupted(run)
+    was = TOO_LATE if ended else interrupted(run)
     saved = run is not None and run.last.is_file()
     steps = steps_done(read_checkpoint(run.last)) if run is not None and saved else 0
     origin = place(steps) if saved else ("its start" if run is not None else "nothing: started again")
@@ -228,8 +245,8 @@ def write_tables(rows: Sequence[Row], path: Path, total: float) -> None:
         f"{yes} of {len(rows)} resumed runs end in the same bits as the run that was left alone. Simulated scans.",
         "",
         f"spineseg {__version__}, torch {torch.__version__}, Python {platform.python_version()}, "
-        f"{len(os.sched_getaffinity(0))} cores, {date.today()}; the setting is SETTING in run.py; seconds are of the "
-        f"processor, the run that was left alone had {total:.1f}.",
+        f"{len(os.sched_getaffinity(0))} cores, {date.today()}; the setting is in SETTINGS of run.py; seconds are of "
+        f"the processor, the run that was left alone had {total:.1f}.",
         "",
         "| kill | loader processes | seconds | interrupted | resumed from | identical |",
         "|---|---|---|---|---|---|",
@@ -248,11 +265,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--scans", type=Path, default=Path("data/simulated/csi2014"), help="simulated CSI 2014 scans")
     parser.add_argument("--work", type=Path, default=Path("runs/exact_resume"), help="where the runs lie")
-    parser.add_argument("--table", type=Path, default=HERE / "kills.csv")
+    parser.add_argument("--network", choices=SETTINGS, default="yolo")
+    parser.add_argument("--table", type=Path, help="else kills_<network>.csv beside this script")
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
-    scans, work = arguments.scans.absolute(), arguments.work.absolute()
+    work, table = arguments.work.absolute(), arguments.table or HERE / f"kills_{arguments.network}.csv"
+    setting = (*SETTINGS[arguments.network], *COMMON, f"data.source.root={arguments.scans.absolute()}")
     os.environ["OMP_NUM_THREADS"] = "1"  # sums of two processes have the same bits with equal threads alone
     work.mkdir(parents=True, exist_ok=True)
     time_file = work / "undisturbed.txt"
@@ -260,18 +279,23 @@ def main() -> None:
         # The first prepares the scans, the second is what the others must equal.
         for name in ("preparing", "whole"):
             shutil.rmtree(work / name, ignore_errors=True)
-            seconds = finish(command(scans, work, work / name, "data.workers=0"), work / f"{name}.txt")
+            seconds = finish(command(setting, work, work / name, "data.workers=0"), work / f"{name}.txt")
         time_file.write_text(f"{seconds}\n")
     total = float(time_file.read_text())
-    whole = find_run("csi2014/yolo_csi", work / "whole")
-    rows = {row.kill: row for row in read_rows(arguments.table)}
+    whole = only_run(work / "whole")
+    assert whole is not None
+    rows = {row.kill: row for row in read_rows(table)}
     # One instant in each of as many equal stretches as there are kills: from start-up to the end.
     shares = np.random.default_rng(arguments.seed).random(arguments.kills)
     for kill in range(arguments.kills):
         if kill not in rows:
             seconds = total * (kill + float(shares[kill])) / arguments.kills
-            rows[kill] = one_kill(kill, seconds, whole, scans, work)
-            write_tables([rows[number] for number in sorted(rows)], arguments.table, total)
+            row = one_kill(kill, seconds, whole, setting, work)
+            while row.interrupted == TOO_LATE:  # no two runs need the same processor time
+                seconds *= 0.95
+                row = one_kill(kill, seconds, whole, setting, work)
+            rows[kill] = row
+            write_tables([rows[number] for number in sorted(rows)], table, total)
             print(rows[kill], "identical" if rows[kill].identical else "DIFFERENT", flush=True)
     if not all(row.identical for row in rows.values()):
         sys.exit("not all ends are identical")

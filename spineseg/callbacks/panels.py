@@ -1,4 +1,4 @@
-"""Pictures of a few validation slices with reference and prediction, every few epochs."""
+"""Pictures of a few validation slices with reference and prediction, every few epochs; and how pictures are drawn."""
 
 from pathlib import Path
 from typing import Any, Protocol
@@ -27,8 +27,51 @@ class Drawn(Protocol):
     masks: Tensor  # (N, Y, Z) bool
 
 
-class Panels(Callback):
-    """Writes `<run>/panels/epoch_<n>.png`, and logs it as `val/panels` where a logger takes pictures.
+class Pictures(Callback):
+    """Makes a picture in the validation of every few epochs and of the last one.
+
+    Args:
+        every_n_epochs: Epochs between two pictures; the last epoch always has one.
+        height_px: Height of a row.
+        simulated: Whether the picture must say that its scans are simulated.
+    """
+
+    def __init__(self, every_n_epochs: int, height_px: int, simulated: bool) -> None:
+        if every_n_epochs < 1 or height_px < 32:
+            raise ConfigError(
+                f"{type(self).__name__}: every_n_epochs={every_n_epochs}, height_px={height_px}: too small; "
+                "expected at least 1 and 32"
+            )
+        self.every_n_epochs = every_n_epochs
+        self.height_px = height_px
+        self.simulated = simulated
+
+    def due(self, trainer: Trainer) -> bool:
+        """Whether this validation has a picture, and this process makes it."""
+        last = trainer.max_epochs is not None and trainer.current_epoch + 1 == trainer.max_epochs
+        due = last or (trainer.current_epoch + 1) % self.every_n_epochs == 0
+        return due and trainer.is_global_zero and not trainer.sanity_checking
+
+    def publish(self, trainer: Trainer, rows: list[tuple[Pixels, Pixels, Pixels]]) -> None:
+        """Write `<run>/panels/epoch_<n>.png`, and log it as `val/panels` where a logger takes pictures."""
+        kind = "  SIMULATED" if self.simulated else ""
+        title = f"epoch {trainer.current_epoch}{kind}: image | reference | prediction"
+        picture = compose_rows(rows, self.height_px, title)
+        folder = Path(trainer.default_root_dir) / "panels"
+        folder.mkdir(parents=True, exist_ok=True)
+        path = folder / f"epoch_{trainer.current_epoch:04d}.png"
+        partial = path.with_name(f".partial-{path.name}")
+        picture.save(partial, format="PNG")
+        partial.replace(path)
+        step = trainer.fit_loop.epoch_loop._batches_that_stepped
+        for logger in trainer.loggers:
+            log_image = getattr(logger, "log_image", None)
+            if log_image is not None:
+                log_image("val/panels", [picture], step=step)
+
+
+class Panels(Pictures):
+    """Pictures of slices, for tasks that see slices; in the validation of volumes it does nothing.
 
     The slices are the same at every epoch: the validation slices in order, cut into as many stretches as there are
     pictures, and of each stretch the slice with most vertebrae. A row shows the slice, its reference and its
@@ -50,15 +93,11 @@ class Panels(Callback):
         height_px: int = 320,
         simulated: bool = False,
     ) -> None:
-        if every_n_epochs < 1 or slices < 1 or height_px < 32:
-            raise ConfigError(
-                f"panels: every_n_epochs={every_n_epochs}, slices={slices}, height_px={height_px}: too small"
-            )
-        self.every_n_epochs = every_n_epochs
+        super().__init__(every_n_epochs, height_px, simulated)
+        if slices < 1:
+            raise ConfigError(f"Panels: slices={slices}: too small; expected at least 1")
         self.slices = slices
         self.score_threshold = score_threshold
-        self.height_px = height_px
-        self.simulated = simulated
         self._batch_size = 1
         self._chosen: dict[int, tuple[int, Tensor, Tensor, Tensor]] = {}
 
@@ -76,7 +115,7 @@ class Panels(Callback):
         dataloader_idx: int = 0,
     ) -> None:
         """Keep the slices of this batch that have the most vertebrae of their stretch so far."""
-        if not self._due(trainer):
+        if "index_map" not in batch or not self.due(trainer):
             return
         size = int(batch["images"].shape[0])
         if batch_idx == 0:
@@ -105,27 +144,8 @@ class Panels(Callback):
             reference = reference_masks(index_map.cpu().numpy(), len(classes))
             truth = draw_instances(gray, reference, _labels(classes, names, None))
             rows.append((gray, truth, self._drawn(gray, detections, names)))
-        title = (
-            f"epoch {trainer.current_epoch}{'  SIMULATED' if self.simulated else ''}: slice | reference | prediction"
-        )
-        picture = compose_rows(rows, self.height_px, title)
-        folder = Path(trainer.default_root_dir) / "panels"
-        folder.mkdir(parents=True, exist_ok=True)
-        path = folder / f"epoch_{trainer.current_epoch:04d}.png"
-        partial = path.with_name(f".partial-{path.name}")
-        picture.save(partial, format="PNG")
-        partial.replace(path)
-        step = trainer.fit_loop.epoch_loop._batches_that_stepped
-        for logger in trainer.loggers:
-            log_image = getattr(logger, "log_image", None)
-            if log_image is not None:
-                log_image("val/panels", [picture], step=step)
+        self.publish(trainer, rows)
         self._chosen = {}
-
-    def _due(self, trainer: Trainer) -> bool:
-        last = trainer.max_epochs is not None and trainer.current_epoch + 1 == trainer.max_epochs
-        due = last or (trainer.current_epoch + 1) % self.every_n_epochs == 0
-        return due and trainer.is_global_zero and not trainer.sanity_checking
 
     def _drawn(self, gray: Pixels, found: Drawn, names: list[str]) -> Pixels:
         kept = found.scores >= self.score_threshold

@@ -1,6 +1,7 @@
 """From slices to files: collects a scan's instances while ``Trainer.predict`` runs, lifts and writes them."""
 
 import time
+from collections.abc import Mapping
 from typing import Any
 
 import lightning
@@ -14,7 +15,7 @@ from spineseg.geometry import Affine, Grid, Volume, canonical_grid, index_to_mm,
 from spineseg.metrics.localisation import body_centre_mm
 from spineseg.predictions.instances import SliceInstances, exclusive
 from spineseg.predictions.lifting import lift
-from spineseg.predictions.store import PredictionWriter
+from spineseg.predictions.store import PredictionWriter, SliceKind
 from spineseg.provenance import peak_memory
 from spineseg.vertebrae import convention_map, level_name, relabel
 
@@ -31,6 +32,7 @@ class ScanWriter(lightning.Callback):
         named: whether the model names levels.
         convention: of the label values of a named model's files.
         slices: whether to write the slice instances beside the label map.
+        kind: ``detections``, which are made exclusive first, or the slices of a ``label_map``, which are as they are.
 
     Attributes:
         failures: reason by case, of scans that could not be read or written.
@@ -44,10 +46,11 @@ class ScanWriter(lightning.Callback):
         named: bool,
         convention: str = "verse",
         slices: bool = True,
+        kind: SliceKind = "detections",
     ) -> None:
         """Start with no slices."""
         self.writer, self.score_threshold, self.named = writer, score_threshold, named
-        self.with_slices = slices
+        self.with_slices, self.kind = slices, kind
         self.values = convention_map("verse", convention).table
         self.failures: dict[str, str] = {}
         self._slices: list[SliceInstances] = []
@@ -87,7 +90,9 @@ class ScanWriter(lightning.Callback):
     def _write(self, batch: ScanBatch, slices: list[SliceInstances]) -> None:
         native = Grid(batch["native_shape"], np.array(batch["native_affine"]))
         grid = canonical_grid(native)
-        kept = [exclusive(item, self.score_threshold, named=self.named) for item in slices]
+        kept = slices
+        if self.kind == "detections":
+            kept = [exclusive(item, self.score_threshold, named=self.named) for item in slices]
         lifted = lift(kept, grid.shape)
         labels: Any = lifted.labels
         # Of the objects' numbers, the label that each becomes.
@@ -98,7 +103,7 @@ class ScanWriter(lightning.Callback):
             if lifted.classes:
                 levels[1:] = np.asarray(lifted.classes, np.uint8)[lifted.distributions.argmax(axis=1)]
             values, labels = levels, levels[labels]
-        facts = describe(labels, grid.affine, values, lifted.labels, lifted.scores, named=self.named)
+        facts = describe(labels, grid.affine, confidences(values, lifted.labels, lifted.scores), named=self.named)
         if self.named:
             labels = relabel(labels, self.values, what=f"prediction of {batch['case']}")
         self.writer.write(
@@ -112,28 +117,34 @@ class ScanWriter(lightning.Callback):
         )
 
 
+def confidences(
+    values: NDArray[np.integer], objects: NDArray[np.uint16], scores: NDArray[np.float64]
+) -> dict[int, float]:
+    """Confidence of each label: the mean score of its objects, weighted by volume.
+
+    Args:
+        values: (N + 1,), the label of each object's number.
+        objects: (X, Y, Z), numbers of objects, 1 to N.
+        scores: (N,) of the objects.
+    """
+    volumes = np.bincount(objects.ravel(), minlength=len(values))[: len(values)].astype(np.float64)
+    volumes[0] = 0
+    weighted = volumes * np.concatenate([[0.0], scores])
+    present = np.unique(values[volumes > 0])
+    return {int(v): float(weighted[values == v].sum() / volumes[values == v].sum()) for v in present}
+
+
 def describe(
-    labels: NDArray[np.integer],
-    affine: Affine,
-    values: NDArray[np.integer],
-    objects: NDArray[np.uint16],
-    scores: NDArray[np.float64],
-    *,
-    named: bool,
+    labels: NDArray[np.integer], affine: Affine, confidence: Mapping[int, float], *, named: bool
 ) -> dict[str, dict[str, Any]]:
     """Body centre (mm, RAS+) and confidence of each label, by its level's name or, where none is named, its number.
 
     Args:
         labels: (X, Y, Z), canonical level ids or numbers.
         affine: voxel → mm.
-        values: (N + 1,), the label of each object's number.
-        objects: (X, Y, Z), numbers of objects, 1 to N.
-        scores: (N,) of the objects; the confidence is their mean, weighted by volume.
+        confidence: of each label that occurs.
         named: whether labels are levels.
     """
-    volumes = np.bincount(objects.ravel(), minlength=len(values))[: len(values)].astype(np.float64)
-    volumes[0] = 0
-    weighted = volumes * np.concatenate([[0.0], scores])
     step = np.maximum(1, np.rint(CENTRE_SPACING_MM / np.linalg.norm(affine[:3, :3], axis=0)).astype(int))
     found: dict[str, dict[str, Any]] = {}
     boxes: list[tuple[slice, ...] | None] = list(ndimage.find_objects(labels))
@@ -150,9 +161,8 @@ def describe(
         place[:3, :3] = affine[:3, :3] * stride
         place[:3, 3] = index_to_mm(affine, [part.start for part in box])
         centre = body_centre_mm(mask, place, level=label if named else None)
-        members = values == label
         found[level_name(label) if named else str(label)] = {
             "body_centre_mm": [round(float(value), 2) for value in centre],
-            "confidence": round(float(weighted[members].sum() / volumes[members].sum()), 4),
+            "confidence": round(confidence[label], 4),
         }
     return found

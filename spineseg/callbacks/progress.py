@@ -5,6 +5,8 @@ import sys
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import RichProgressBar
 
+DETAILS = "val/dice_"  # one value a level: for the log, not for a line
+
 
 class Progress(RichProgressBar):
     """Rich's bar where standard output is a terminal; in a log file, one line an epoch with the monitored values.
@@ -33,7 +35,11 @@ class Progress(RichProgressBar):
         # Lightning keeps the last validation's values: shown again, they would look like this epoch's.
         validated = (trainer.current_epoch + 1) % (trainer.check_val_every_n_epoch or 1) == 0
         kinds = ("train/", "val/") if validated else ("train/",)
-        values = {name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith(kinds)}
+        values = {
+            name: float(value)
+            for name, value in trainer.callback_metrics.items()
+            if name.startswith(kinds) and not name.startswith(DETAILS)
+        }
         # The mean over the epoch stands for the value of its last logged batch.
         means = {name.removesuffix("_epoch"): value for name, value in values.items() if name.endswith("_epoch")}
         plain = {name: value for name, value in values.items() if not name.endswith(("_step", "_epoch"))}

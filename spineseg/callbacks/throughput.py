@@ -1,4 +1,4 @@
-"""Training speed in the log."""
+"""Training speed and memory in the log."""
 
 import time
 from typing import Any
@@ -6,17 +6,20 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from spineseg.progress import inside_epoch
+from spineseg.provenance import peak_memory
 
 
 class Throughput(Callback):
-    """Logs `train/images_per_second` over the batches since the last logged step.
+    """Logs `train/images_per_second` and `train/iterations_per_second` over the batches since the last logged step.
 
     Waiting for the loader counts; validation and the first batch of an epoch (workers starting) do not. Images of all
-    ranks count.
+    ranks count; images are slices or patches, an iteration is a batch. At the end of an epoch come the first
+    process's peaks of memory so far, `train/peak_ram_mb` and, where there is a GPU, `train/peak_vram_mb`.
     """
 
     def __init__(self) -> None:
         self._images = 0
+        self._iterations = 0
         self._seconds = 0.0
         self._mark: float | None = None
 
@@ -40,16 +43,26 @@ class Throughput(Callback):
         if self._mark is not None:
             self._seconds += now - self._mark
             self._images += int(batch["images"].shape[0]) * trainer.world_size
+            self._iterations += 1
         self._mark = now
         if self._seconds > 0 and trainer._logger_connector.should_update_logs:
-            speed = self._images / self._seconds
-            pl_module.log("train/images_per_second", speed, on_step=True, on_epoch=False, batch_size=1)
-            self._images, self._seconds = 0, 0.0
+            speeds = {
+                "train/images_per_second": self._images / self._seconds,
+                "train/iterations_per_second": self._iterations / self._seconds,
+            }
+            pl_module.log_dict(speeds, on_step=True, on_epoch=False, batch_size=1)
+            self._images, self._iterations, self._seconds = 0, 0, 0.0
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Log the peaks of memory so far."""
+        peaks = {f"train/{name}": value for name, value in peak_memory().items()}
+        pl_module.log_dict(peaks, on_step=False, on_epoch=True, batch_size=1)
 
     def state_dict(self) -> dict[str, Any]:
         """Return what was counted since the last logged step."""
-        return {"images": self._images, "seconds": self._seconds}
+        return {"images": self._images, "iterations": self._iterations, "seconds": self._seconds}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take it."""
         self._images, self._seconds = int(state_dict["images"]), float(state_dict["seconds"])
+        self._iterations = int(state_dict.get("iterations", 0))

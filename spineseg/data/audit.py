@@ -9,7 +9,9 @@ from typing import Any, Final
 
 import numpy as np
 
+from spineseg.data.alignment import check_alignment
 from spineseg.data.cases import Case, RawCase, column_order
+from spineseg.data.column import check_column
 from spineseg.data.files import write_json
 from spineseg.data.plausibility import (
     Verdict,
@@ -24,6 +26,8 @@ from spineseg.errors import DataError, SpinesegError
 from spineseg.geometry import Volume, canonical
 
 AUDIT_FORMAT: Final = "audit 1"
+# Raised when a case may be judged otherwise than before: what is known of it is then found anew.
+AUDIT_RULES: Final = 2
 # Finer is micro-CT, coarser is a localiser; or the header is in other units.
 SPACING_MM: Final = (0.1, 10.0)
 
@@ -55,6 +59,7 @@ def examine(source: Source, raw: RawCase) -> Examined:
     fatal: list[str] = []
     findings: list[str] = []
     image_path = source.root / raw.image
+    findings.extend(message for path in source.files(raw) for message in _packing(path))
     image = _attempt(lambda: source.read_image(raw), image_path, fatal)
     labels: Volume | None = None
     if raw.label is not None:
@@ -82,6 +87,9 @@ def _judge(
     if not all(SPACING_MM[0] <= value <= SPACING_MM[1] for value in image.spacing_mm):
         spacing = " × ".join(f"{value:g}" for value in image.spacing_mm)
         findings.append(f"spacing: {spacing} mm, expected {SPACING_MM[0]} to {SPACING_MM[1]} along each axis")
+    elif source.expected_spacing_mm and not np.allclose(image.spacing_mm, source.expected_spacing_mm, rtol=1e-3):
+        spacing = " × ".join(f"{value:g}" for value in image.spacing_mm)
+        findings.append(f"spacing: {spacing} mm, expected {source.expected_spacing_mm:g} mm along each axis")
     levels: tuple[int, ...] = ()
     cut: tuple[int, ...] = ()
     if source.hounsfield:
@@ -95,9 +103,12 @@ def _judge(
             shapes = level_shapes(labels)
             levels = column_order(shapes)
             facts["level_voxels"] = {str(level): shapes[level].voxels for level in levels}
-            verdict = check_levels(shapes, labels.affine, source.levels, source.expected_levels)
-            _note(verdict, source.root / raw.label, fatal, findings)
             cut = column_order(cut_levels(shapes.values(), content_box(image.array)))
+            verdict = check_levels(shapes, labels.affine, source.levels, source.expected_levels, cut)
+            _note(verdict, source.root / raw.label, fatal, findings)
+            findings.extend(check_column(shapes, cut, float(np.prod(labels.spacing_mm))))
+        if source.hounsfield and not fatal:
+            findings.extend(check_alignment(canonical(image), canonical(labels)))
     case = Case(
         id=raw.id,
         subject=raw.subject,
@@ -198,6 +209,15 @@ def refuse(reports: Iterable[Report], where: Path) -> None:
             f"{len(lines)} fatal finding{'s' if len(lines) > 1 else ''} in the data; nothing was prepared "
             f"(all findings: {where}):\n  " + "\n  ".join(lines)
         )
+
+
+def _packing(path: Path) -> Iterable[str]:
+    """Say where a NIfTI's name and bytes disagree: read here, but other programs go by the name and fail."""
+    if path.name.lower().endswith((".nii", ".nii.gz")) and path.is_file():
+        with path.open("rb") as stream:
+            packed = stream.read(2) == b"\x1f\x8b"
+        if packed != path.name.lower().endswith(".gz"):
+            yield f"packing: {path.name} is {'' if packed else 'not '}gzip"
 
 
 def _attempt(read: Callable[[], Volume], path: Path, fatal: list[str]) -> Volume | None:

@@ -55,6 +55,11 @@ class SliceAugmentation:
         """Draw whether this image is a mosaic; always draws, so that closing it moves no other draw."""
         return bool(rng.random() < self.mosaic) and epoch < epochs - self.close_mosaic_epochs
 
+    @property
+    def pointwise(self) -> bool:
+        """Whether a pixel's new value depends on its old one alone, and 0 stays 0."""
+        return not (self.contrast or self.noise or self.blur)
+
     def intensity(self, image: Image, rng: np.random.Generator, shown: Part | None = None) -> Image:
         """Vary a windowed image (Y, Z, C) in 0..1, in place where that can be.
 
@@ -64,7 +69,7 @@ class SliceAugmentation:
             shown: part of the image outside of which it is 0.
         """
         gain, contrast, gamma, noise, blur = rng.uniform(-1, 1, 5)
-        if shown is not None and not (self.contrast or self.noise or self.blur):
+        if shown is not None and self.pointwise:
             # The other kinds leave 0 at 0, so that the rest of the image need not be touched.
             self._vary(image[shown[0] : shown[1], shown[2] : shown[3]], gain, 0.0, gamma)
             return image
@@ -154,7 +159,7 @@ class Patch(NamedTuple):
 
     top: int
     left: int
-    image: Image  # (h, w, C) HU
+    image: HUImage | Image  # (h, w, C) HU; int16 if resized, else float32
     labels: LabelMap  # (h, w)
 
 
@@ -197,7 +202,8 @@ def warp(image: HUImage, labels: LabelMap, matrix: Matrix, size: tuple[int, int]
     border = np.array([[-0.5, columns - 0.5, -0.5, columns - 0.5], [-0.5, -0.5, rows - 0.5, rows - 0.5]])
     z, y = matrix[:2, :2] @ border + matrix[:2, 2:]
     (top, bottom), (left, right) = (
-        (max(math.ceil(axis.min()), 0), min(math.ceil(axis.max()), n)) for axis, n in ((y, size[0]), (z, size[1]))
+        (max(math.ceil(min(axis)), 0), min(math.ceil(max(axis)), n))
+        for axis, n in ((y.tolist(), size[0]), (z.tolist(), size[1]))
     )
     if bottom <= top or right <= left:
         return None
@@ -242,5 +248,4 @@ def _resized(image: HUImage, labels: LabelMap, matrix: Matrix, shown: Part) -> P
         for n, zoom, part in zip(drawn.shape[:2], zooms, starts, strict=True)
     )
     near = labels[:: flips[0], :: flips[1]].take(rows, axis=0).take(columns, axis=1)
-    floats = drawn.reshape(*drawn.shape[:2], -1).astype(np.float32)
-    return Patch(lows[0], lows[1], floats, near)
+    return Patch(lows[0], lows[1], cast(HUImage, drawn.reshape(*drawn.shape[:2], -1)), near)

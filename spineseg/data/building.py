@@ -15,29 +15,32 @@ from spineseg.data.audit import Report, examine
 from spineseg.data.cases import Case, RawCase
 from spineseg.data.files import sha256_of_text
 from spineseg.data.sources.base import Source
-from spineseg.data.store import STORE_FORMAT, build_case, spacing_key
+from spineseg.data.store import STORE_FORMAT, Resampling, build_case, spacing_key
 from spineseg.errors import DataError
 from spineseg.geometry import SpacingMm
 
 
 @dataclass(frozen=True)
 class Job:
-    """One case to read: to audit it (``report`` is None) and, unless something is fatal, to store it in ``store``."""
+    """One case to read: to audit it (``report`` is None) and, unless something is fatal, to store it in ``store``.
+
+    Without a ``store`` it is audited only.
+    """
 
     source: Source
     raw: RawCase
     report: Report | None
-    store: Path
+    store: Path | None
     spacing_mm: SpacingMm
     settings: str
+    resampling: Resampling = "linear"
 
 
-def store_key(case: Case, spacing_mm: SpacingMm, settings: str) -> str:
-    """Key of a stored case: content of image and mask, native grid, settings of the source, spacing, store version."""
+def store_key(case: Case, spacing_mm: SpacingMm, settings: str, resampling: Resampling = "linear") -> str:
+    """Key of a stored case: content of image and mask, native grid, settings of source and store, store version."""
     grid = f"{case.shape}{case.spacing_mm}{case.orientation}"
-    return sha256_of_text(
-        f"{STORE_FORMAT}:{case.image_sha256}:{case.label_sha256}:{grid}:{settings}:{spacing_key(spacing_mm)}"
-    )
+    spacing = spacing_key(spacing_mm, resampling)
+    return sha256_of_text(f"{STORE_FORMAT}:{case.image_sha256}:{case.label_sha256}:{grid}:{settings}:{spacing}")
 
 
 def run_job(job: Job) -> Report:
@@ -49,10 +52,10 @@ def run_job(job: Job) -> Report:
         report = job.report
         image = job.source.read_image(job.raw)
         labels = None if job.raw.label is None else job.source.read_labels(job.raw)
-    if report.fatal or report.case is None or image is None:
+    if report.fatal or report.case is None or image is None or job.store is None:
         return report
-    key = store_key(report.case, job.spacing_mm, job.settings)
-    build_case(job.store / report.id, image, labels, job.spacing_mm, key)
+    key = store_key(report.case, job.spacing_mm, job.settings, job.resampling)
+    build_case(job.store / report.id, image, labels, job.spacing_mm, key, job.resampling)
     return report
 
 

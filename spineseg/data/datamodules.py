@@ -1,21 +1,23 @@
 """LightningDataModules: prepared cases and a split in, batches out."""
 
-import os
-import warnings
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
 
-import lightning
 import numpy as np
-import torch
-from torch import Tensor
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, IterableDataset
 
 from spineseg.data.augmentation import SliceAugmentation
-from spineseg.data.preparation import prepare_source
-from spineseg.data.prepared import Prepared, read_prepared
-from spineseg.data.sampling import DrawSampler, OrderedBatches, live_and_die_with_training
+from spineseg.data.loading import CaseDataModule
+from spineseg.data.normalization import Normalization
+from spineseg.data.patches import (
+    PatchAugmentation,
+    PatchDataset,
+    PatchSample,
+    VolumeBatch,
+    VolumeDataset,
+    collate_patches,
+    only_volume,
+)
+from spineseg.data.scans import Scan, ScanBatch, ScanSlices, ScanVolumes, VolumeScan
 from spineseg.data.slices import (
     STRIDE,
     Classes,
@@ -26,14 +28,14 @@ from spineseg.data.slices import (
     collate,
 )
 from spineseg.data.sources import Source
-from spineseg.data.splits import Split, check_leakage, overfit_split, read_split_file
-from spineseg.data.store import StoredCase, open_store
+from spineseg.data.store import Resampling, StoredCase, as_spacing
 from spineseg.errors import ConfigError
 from spineseg.geometry import SpacingMm
-from spineseg.progress import position
+
+__all__ = ["CaseDataModule", "PatchDataModule", "SliceDataModule"]
 
 
-class SliceDataModule(lightning.LightningDataModule):
+class SliceDataModule(CaseDataModule):
     """Sagittal slices of a source at a fixed pixel size.
 
     Args:
@@ -79,7 +81,6 @@ class SliceDataModule(lightning.LightningDataModule):
         workers: int | None = None,
     ) -> None:
         """Keep the settings; no file is read before ``prepare_data``."""
-        super().__init__()
         if len(image_size) != 2 or len(window_hu) != 2 or window_hu[0] >= window_hu[1]:
             raise ConfigError(
                 f"expected data.image_size [Y, Z] and data.window_hu [low, high], found {image_size}, {window_hu}"
@@ -88,17 +89,21 @@ class SliceDataModule(lightning.LightningDataModule):
             raise ConfigError(f"data.image_size must be multiples of {STRIDE}, found {list(image_size)}")
         if classes not in ("vertebra", "levels"):
             raise ConfigError(f"data.classes must be vertebra or levels, found {classes}")
-        self.source, self.prepared_root, self.augmentation = source, Path(prepared_root), augmentation
-        self.pixel_mm, self.image_size = pixel_mm, (image_size[0], image_size[1])
-        self.batch_size, self.epoch_slices, self.background = batch_size, epoch_slices, background
-        self.validation_step_mm = validation_step_mm
-        self.fold, self.split_seed, self.split_file, self.overfit = fold, split_seed, split_file, overfit
-        self.workers = workers
+        super().__init__(
+            source,
+            prepared_root,
+            spacing=(None, pixel_mm, pixel_mm),
+            batch_size=batch_size,
+            fold=fold,
+            split_seed=split_seed,
+            split_file=split_file,
+            overfit=overfit,
+            seed=seed,
+            workers=workers,
+        )
+        self.augmentation, self.pixel_mm, self.image_size = augmentation, pixel_mm, (image_size[0], image_size[1])
+        self.epoch_slices, self.background, self.validation_step_mm = epoch_slices, background, validation_step_mm
         self.reader = SliceReader((window_hu[0], window_hu[1]), context, classes, tuple(source.levels))
-        self.seed, self.epochs = seed, 1
-        self._prepared: Prepared | None = None
-        self._draws: dict[str, int] = {}
-        self._resumed_draws: dict[str, int] = {}
 
     @property
     def channels(self) -> int:
@@ -110,40 +115,10 @@ class SliceDataModule(lightning.LightningDataModule):
         """Classes of the network."""
         return self.reader.num_classes
 
-    def prepare_data(self) -> None:
-        """Audit and convert the source; what still holds is reused."""
-        folder = prepare_source(
-            self.source,
-            prepared_root=self.prepared_root,
-            spacing_mm=self._spacing,
-            split_seed=self.split_seed,
-            workers=None,
-        )
-        self._prepared = read_prepared(folder)
-
-    def setup(self, stage: str) -> None:
-        """Take the run's length from the trainer."""
-        if self.trainer is not None:
-            self.epochs = self.trainer.max_epochs or 1
-
     @property
-    def prepared(self) -> Prepared:
-        """The prepared source; prepares what is missing at first use."""
-        if self._prepared is None:
-            self.prepare_data()
-        assert self._prepared is not None
-        return self._prepared
-
-    def split(self) -> Split:
-        """The split that the settings name, checked for leakage."""
-        cases = self.prepared.cases
-        if self.overfit is not None:
-            return overfit_split(self.overfit, cases)
-        split = (
-            read_split_file(Path(self.split_file), cases) if self.split_file else self.prepared.splits.fold(self.fold)
-        )
-        check_leakage(split, cases)
-        return split
+    def class_levels(self) -> tuple[int, ...]:
+        """The level of each class; empty where all are one class."""
+        return self.reader.levels if self.reader.classes == "levels" else ()
 
     def train_dataset(self) -> SliceDataset:
         """Slices with a vertebra, and a share of those without, drawn once by the seed."""
@@ -183,90 +158,177 @@ class SliceDataModule(lightning.LightningDataModule):
             ConfigError: A checkpoint from inside an epoch that was cut into other batches.
         """
         dataset = self.train_dataset()
-        rank, world = self._place
-        epoch, batches = (0, 0) if self.trainer is None else position(self.trainer)
-        self._draws = {"epoch": len(dataset), "batch": self.batch_size * world}
-        if batches and self._resumed_draws != self._draws:
-            raise ConfigError(
-                f"the checkpoint was written inside an epoch, with {self._resumed_draws} draws; now there would be "
-                f"{self._draws}: go on with as many processes as before (trainer.devices, trainer.num_nodes)"
-            )
-        # Lightning cannot know that the sampler goes on at the right draw.
-        warnings.filterwarnings("ignore", message="You're resuming from a checkpoint that ended before the epoch")
-        return self._loader(
-            dataset,
-            batch_size=self.batch_size,
-            sampler=DrawSampler(
-                len(dataset), rank=rank, world=world, epoch=epoch, taken=batches * self._draws["batch"]
-            ),
-            drop_last=len(dataset) >= self._draws["batch"],
-        )
+        return self._training_loader(dataset, len(dataset), collate)
 
     def val_dataloader(self) -> DataLoader[SliceSample]:
         """Batches of validation slices.
 
         Raises:
-            ConfigError: Fewer batches than processes: Lightning leaves out the validation of one without any.
+            ConfigError: Fewer batches than processes.
         """
         dataset = self.val_dataset()
-        rank, world = self._place
-        if len(dataset) <= (world - 1) * self.batch_size:
+        few = (
+            f"validation slices in batches of {self.batch_size} are too few for {{world}} processes; "
+            "lower data.validation_step_mm, data.batch_size or trainer.devices"
+        )
+        return self._validation_loader(dataset, len(dataset), collate, batch_size=self.batch_size, few=few)
+
+    def scan_batches(self, scans: Sequence[Scan]) -> IterableDataset[ScanBatch]:
+        """Every native sagittal slice of whole scans, in batches."""
+        return ScanSlices(scans, self.reader, pixel_mm=self.pixel_mm, batch_size=self.batch_size)
+
+
+class PatchDataModule(CaseDataModule):
+    """Patches of a source's volumes for label-map networks; whole cases for validation.
+
+    Cases without a mask are left out. A mask's levels that are not among the source's become background.
+
+    Args:
+        source: where the raw files lie and what their labels mean.
+        prepared_root: where prepared sources lie.
+        normalization: from HU to what the network sees.
+        augmentation: how training patches vary; null leaves them as they are.
+        spacing_mm: (x, y, z) of a network voxel in mm; null, or one null of three, keeps a case's own.
+        resampling: how images come to that spacing, ``linear`` or ``cubic``; masks take the nearest label.
+        patch_size: (X, Y, Z) of training patches in voxels.
+        batch_size: patches a batch and process.
+        epoch_patches: patches an epoch over all processes; null takes one of each case.
+        foreground: share of the patches that are centred on a voxel of a level; the level is chosen first.
+        validation_cases: so many of the validation cases, evenly spaced in the split; null takes all.
+        fold: test = fold, validation = fold + 1, training = the rest.
+        split_seed: seed of the hash that makes the folds.
+        split_file: a ``splits.json`` with one split to use instead of the folds.
+        overfit: a case's id: training and validation on it alone.
+        seed: of the draws.
+        workers: loader processes; null takes what the machine leaves.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        prepared_root: str,
+        normalization: Normalization,
+        augmentation: PatchAugmentation | None = None,
+        spacing_mm: Sequence[float | None] | None = (1.5, 1.5, 1.5),
+        resampling: Resampling = "linear",
+        patch_size: Sequence[int] = (96, 96, 96),
+        batch_size: int = 2,
+        epoch_patches: int | None = 500,
+        foreground: float = 0.33,
+        validation_cases: int | None = None,
+        fold: int = 0,
+        split_seed: int = 0,
+        split_file: str | None = None,
+        overfit: str | None = None,
+        seed: int = 0,
+        workers: int | None = None,
+    ) -> None:
+        """Keep the settings; no file is read before ``prepare_data``."""
+        if len(patch_size) != 3 or min(patch_size) < 1:
+            raise ConfigError(f"expected data.patch_size [X, Y, Z] in voxels, found {list(patch_size)}")
+        if not 0 <= foreground <= 1:
+            raise ConfigError(f"data.foreground is a share of the patches, 0 to 1; found {foreground}")
+        if validation_cases is not None and validation_cases < 1:
+            raise ConfigError(f"data.validation_cases must be null or at least 1, found {validation_cases}")
+        if source.labels != "levels":
             raise ConfigError(
-                f"{len(dataset)} validation slices in batches of {self.batch_size} are too few for {world} processes; "
-                "lower data.validation_step_mm, data.batch_size or trainer.devices"
+                f"data: the masks of '{source.name}' number instances, not levels, so no label map can be learnt from "
+                "them; use another source, or data=slices with data.classes=vertebra"
             )
-        return self._loader(
-            dataset, batch_sampler=OrderedBatches(len(dataset), self.batch_size, rank=rank, world=world)
+        super().__init__(
+            source,
+            prepared_root,
+            spacing=as_spacing(spacing_mm),
+            resampling=resampling,
+            batch_size=batch_size,
+            fold=fold,
+            split_seed=split_seed,
+            split_file=split_file,
+            overfit=overfit,
+            seed=seed,
+            workers=workers,
+        )
+        self.normalization, self.augmentation = normalization, augmentation
+        self.patch_size = (patch_size[0], patch_size[1], patch_size[2])
+        self.epoch_patches, self.foreground, self.validation_cases = epoch_patches, foreground, validation_cases
+        self.levels = tuple(source.levels)
+
+    @property
+    def channels(self) -> int:
+        """Channels of an image."""
+        return 1
+
+    @property
+    def num_classes(self) -> int:
+        """Classes of the network, background included."""
+        return len(self.levels) + 1
+
+    @property
+    def spacing_mm(self) -> SpacingMm:
+        """Spacing (x, y, z) in mm of a network voxel; None keeps a scan's own."""
+        return self.spacing
+
+    @property
+    def class_levels(self) -> tuple[int, ...]:
+        """The level of each class but the background."""
+        return self.levels
+
+    def train_dataset(self) -> PatchDataset:
+        """Patches of the training cases."""
+        stored = self._labelled(self.split().train)
+        return PatchDataset(
+            stored,
+            self.levels,
+            size=self.patch_size,
+            normalization=self.normalization,
+            augmentation=self.augmentation,
+            foreground=self.foreground,
+            length=self._whole_batches(self.epoch_patches or len(stored)),
+            seed=self.seed,
         )
 
-    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
-        """Move a batch's tensors; Lightning would walk through the name of every slice too."""
-        return {
-            name: value.to(device, non_blocking=device.type == "cuda") if isinstance(value, Tensor) else value
-            for name, value in batch.items()
-        }
+    def val_dataset(self) -> VolumeDataset:
+        """Whole validation cases."""
+        stored = self._labelled(self.split().val)
+        ids = list(stored)
+        count = min(self.validation_cases or len(ids), len(ids))
+        chosen = [ids[i * len(ids) // count] for i in range(count)]
+        return VolumeDataset({name: stored[name] for name in chosen}, self.levels)
 
-    def state_dict(self) -> dict[str, Any]:
-        """Draws an epoch and a batch, over all processes: in these units a position inside an epoch is kept."""
-        return dict(self._draws)
+    def train_dataloader(self) -> DataLoader[PatchSample]:
+        """Batches of training patches, from where a resumed run goes on.
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Remember the units of the checkpoint."""
-        self._resumed_draws = dict(state_dict)
+        Raises:
+            ConfigError: A checkpoint from inside an epoch that was cut into other batches.
+        """
+        dataset = self.train_dataset()
+        return self._training_loader(dataset, len(dataset), collate_patches)
 
-    def _loader(self, dataset: SliceDataset, **batches: Any) -> DataLoader[SliceSample]:
-        workers = _free_processors(self._place[1]) if self.workers is None else self.workers
-        loader: DataLoader[SliceSample] = DataLoader(
+    def val_dataloader(self) -> DataLoader[VolumeBatch]:
+        """Validation cases, one a batch.
+
+        Raises:
+            ConfigError: Fewer cases than processes.
+        """
+        dataset = self.val_dataset()
+        few = (
+            "validation cases are too few for {world} processes; raise data.validation_cases, or lower trainer.devices"
+        )
+        # Whole volumes: few at a time, or the loaders fill the memory.
+        workers = min(self.loader_workers, 2)
+        return self._validation_loader(
             dataset,
-            collate_fn=collate,
-            num_workers=workers,
-            persistent_workers=workers > 0,
-            # Threads and file handles of blosc2 do not survive a fork.
-            multiprocessing_context="forkserver" if workers else None,
-            worker_init_fn=live_and_die_with_training,
-            pin_memory=self.trainer is not None and self.trainer.strategy.root_device.type == "cuda",
-            **batches,
+            len(dataset),
+            only_volume,
+            batch_size=1,
+            few=few,
+            workers=workers,
+            prefetch_factor=1 if workers else None,
         )
-        return loader
 
-    @property
-    def _place(self) -> tuple[int, int]:
-        """This process and the number of processes."""
-        return (self.trainer.global_rank, self.trainer.world_size) if self.trainer is not None else (0, 1)
+    def scan_batches(self, scans: Sequence[Scan]) -> IterableDataset[VolumeScan]:
+        """Whole scans at the network's spacing."""
+        return ScanVolumes(scans, self.spacing, resampling=self.resampling)
 
-    @property
-    def _spacing(self) -> SpacingMm:
-        return None, self.pixel_mm, self.pixel_mm
-
-    def _stored(self, ids: Sequence[str]) -> dict[str, StoredCase]:
-        return open_store(self.prepared.store(self._spacing), ids)
-
-    def _whole_batches(self, length: int) -> int:
-        whole = self.batch_size * self._place[1]
-        return length - length % whole if length >= whole else length
-
-
-def _free_processors(world: int) -> int:
-    """Loader processes for each training process: what is left of its share of processors, at most 8."""
-    processors = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(0, min(8, processors // world - 2))
+    def _labelled(self, ids: Sequence[str]) -> dict[str, StoredCase]:
+        return {name: case for name, case in self._stored(ids).items() if case.has_label}

@@ -1,9 +1,10 @@
 """Whether an image can be HU and a mask can be a spine: pure functions on arrays, without files."""
 
 import itertools
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from typing import Final, cast
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final, cast
 
 import cc3d
 import numpy as np
@@ -16,6 +17,8 @@ from spineseg.vertebrae import L6, ORDER, T13, level_name, rank
 AIR_HU: Final = (-1060, -800)
 _SPAN: Final = 1 << 16
 _PLANES: Final = 32
+# Less than two lumbar vertebrae.
+_NEAR_MM: Final = 60.0
 
 
 @dataclass(frozen=True)
@@ -82,7 +85,9 @@ def check_hounsfield(array: NDArray[np.int16], labels: NDArray[np.uint8] | None)
             fatal.append(
                 f"the mask's mean is {bone:.0f} HU, expected bone (50 to 1000): the mask belongs to another image"
             )
-        elif not 50 <= bone <= 1000:
+        elif bone > 1000:
+            fatal.append(f"the mask's mean is {bone:.0f} HU, expected bone (50 to 1000); {hint}")
+        elif bone < 50:
             findings.append(f"bone: mean inside the mask {bone:.0f} HU, expected 50 to 1000")
     return Verdict(tuple(fatal), tuple(findings), peak, bone)
 
@@ -92,8 +97,21 @@ def _smooth(counts: NDArray[np.int64]) -> NDArray[np.float64]:
 
 
 @dataclass(frozen=True)
+class Part:
+    """A level's second largest part: voxels, distance (mm) from the largest, what it touches most (level, mm²)."""
+
+    voxels: int
+    apart_mm: float
+    host: int | None
+    contact_mm2: float
+
+
+@dataclass(frozen=True)
 class LevelShape:
-    """One level of a mask: voxels, share of its largest part, number of parts, that part's centre (mm), its box."""
+    """One level of a mask: voxels, share of its largest part, number of parts, that part's centre (mm), its box.
+
+    ``contacts`` holds the other levels that it touches and the area (mm²) of their common voxel faces.
+    """
 
     level: int
     voxels: int
@@ -102,6 +120,8 @@ class LevelShape:
     centre_mm: tuple[float, float, float]
     low: tuple[int, int, int]
     high: tuple[int, int, int]
+    second: Part | None = None
+    contacts: Mapping[int, float] = field(default_factory=dict)
 
 
 def level_shapes(labels: Volume) -> dict[int, LevelShape]:
@@ -115,26 +135,51 @@ def level_shapes(labels: Volume) -> dict[int, LevelShape]:
     statistics = cc3d.statistics(parts)
     level_of = np.zeros(len(statistics["voxel_counts"]), np.int64)
     level_of[parts.ravel()] = crop.ravel()
+    touching = _touching(parts, labels.spacing_mm, level_of)
     shapes = {}
     for level in np.unique(level_of[1:]):
         members = np.flatnonzero(level_of == level)
         members = members[members > 0]
+        members = members[np.argsort(-statistics["voxel_counts"][members], kind="stable")]
         counts = statistics["voxel_counts"][members]
-        main = members[np.argmax(counts)]
         boxes = [statistics["bounding_boxes"][member] for member in members]
-        centre = index_to_mm(labels.affine, statistics["centroids"][main] + start)
+        centres = index_to_mm(labels.affine, statistics["centroids"][members[:2]] + start)
         low = [int(min(box[axis].start for box in boxes) + start[axis]) for axis in range(3)]
         high = [int(max(box[axis].stop for box in boxes) + start[axis]) for axis in range(3)]
+        second = None
+        if len(members) > 1:
+            around = touching.get(int(members[1]), {})
+            host = max(around, key=lambda other: around[other], default=None)
+            apart_mm = float(np.linalg.norm(centres[1] - centres[0]))
+            second = Part(int(counts[1]), apart_mm, host, 0.0 if host is None else around[host])
+        contacts: dict[int, float] = defaultdict(float)
+        for member in members:
+            for other, area in touching.get(int(member), {}).items():
+                contacts[other] += area
         shapes[int(level)] = LevelShape(
             level=int(level),
             voxels=int(counts.sum()),
             parts=len(members),
-            largest=float(counts.max() / counts.sum()),
-            centre_mm=(float(centre[0]), float(centre[1]), float(centre[2])),
+            largest=float(counts[0] / counts.sum()),
+            centre_mm=(float(centres[0][0]), float(centres[0][1]), float(centres[0][2])),
             low=(low[0], low[1], low[2]),
             high=(high[0], high[1], high[2]),
+            second=second,
+            contacts=dict(contacts),
         )
     return shapes
+
+
+def _touching(
+    parts: NDArray[Any], spacing_mm: tuple[float, float, float], level_of: NDArray[np.int64]
+) -> dict[int, dict[int, float]]:
+    """For each part the levels that it touches, with the area (mm²) of the common faces."""
+    areas: dict[int, dict[int, float]] = defaultdict(lambda: defaultdict(float))
+    found = cc3d.contacts(parts, connectivity=6, surface_area=True, anisotropy=spacing_mm)
+    for (one, other), area in found.items():
+        areas[int(one)][int(level_of[other])] += float(area)
+        areas[int(other)][int(level_of[one])] += float(area)
+    return areas
 
 
 def content_box(array: NDArray[np.int16]) -> tuple[tuple[int, int], ...]:
@@ -162,7 +207,11 @@ def cut_levels(shapes: Iterable[LevelShape], box: Sequence[tuple[int, int]]) -> 
 
 
 def check_levels(
-    shapes: dict[int, LevelShape], affine: Affine, class_list: Sequence[int], expected: int | None
+    shapes: dict[int, LevelShape],
+    affine: Affine,
+    class_list: Sequence[int],
+    expected: int | None,
+    cut: Collection[int] = (),
 ) -> Verdict:
     """Judge the order of levels along z, gaps, fragments, crumbs, the number of levels and the class list.
 
@@ -171,6 +220,7 @@ def check_levels(
         affine: of the mask's grid, for volumes.
         class_list: the source's levels.
         expected: number of levels, if the set promises one.
+        cut: levels at a face of the volume; what little is seen of one may lie below its neighbour.
     """
     if not shapes:
         return Verdict(findings=("empty: the mask has no labelled voxel",))
@@ -185,8 +235,8 @@ def check_levels(
             f"in z (first: {level_name(inverted[0][0])} below {level_name(inverted[0][1])}); expected z to fall from "
             "cranial to caudal. The label convention (CSI 2014: data.source.larger) or the affine is wrong"
         )
-    elif inverted:
-        findings.append("order: " + ", ".join(f"{level_name(a)} lies below {level_name(b)}" for a, b in inverted))
+    elif wrong := [(a, b) for a, b in inverted if not _mere_end(shapes[a], shapes[b], cut)]:
+        findings.append("order: " + ", ".join(f"{level_name(a)} lies below {level_name(b)}" for a, b in wrong))
     column = [level for level in ORDER if level not in (T13, L6) or level in shapes]
     between = column[column.index(found[0]) : column.index(found[-1])]
     if missing := [level_name(level) for level in between if level not in shapes]:
@@ -207,3 +257,10 @@ def check_levels(
     if outside := [level_name(level) for level in found if level not in class_list]:
         findings.append(f"class list: {' '.join(outside)} not in data.source.levels")
     return Verdict(tuple(fatal), tuple(findings))
+
+
+def _mere_end(a: LevelShape, b: LevelShape, cut: Collection[int]) -> bool:
+    """Whether the smaller of two levels is cut, near, and less than half of the other: a spinous process, say."""
+    small, large = sorted((a, b), key=lambda shape: shape.voxels)
+    near = np.linalg.norm(np.subtract(a.centre_mm, b.centre_mm)) < _NEAR_MM
+    return bool(near and small.level in cut and 2 * small.voxels < large.voxels)

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
-from spineseg.data.audit import Report, across_cases, refuse, write_audit
+from spineseg.data.audit import AUDIT_RULES, Report, across_cases, refuse, write_audit
 from spineseg.data.building import Job, run_jobs, store_key
 from spineseg.data.cases import RawCase, write_cases
 from spineseg.data.files import sha256_of_text, write_json
@@ -29,7 +29,7 @@ from spineseg.data.records import (
 )
 from spineseg.data.sources import Source
 from spineseg.data.splits import make_splits, write_splits
-from spineseg.data.store import adopt_case, spacing_key, stored_key
+from spineseg.data.store import Resampling, adopt_case, as_spacing, spacing_key, stored_key
 from spineseg.errors import DataError
 from spineseg.geometry import SpacingMm
 
@@ -44,6 +44,7 @@ def prepare_source(
     split_seed: int,
     workers: int | None = None,
     export: str | None = None,
+    resampling: Resampling = "linear",
 ) -> Path:
     """Prepare a source, or what is missing of it, and return its folder.
 
@@ -56,6 +57,7 @@ def prepare_source(
         split_seed: seed of the split hash.
         workers: processes; None: one a core.
         export: None, ``yolo`` or ``nnunet``: a folder beside the prepared one, in that tool's format.
+        resampling: of images to ``spacing_mm``: ``linear`` or ``cubic``.
 
     Raises:
         DataError: the set is not there; or the audit's fatal findings, all of them; or nothing can be written.
@@ -63,15 +65,40 @@ def prepare_source(
     if source.download:
         source.fetch()
     raws = source.cases()
+    with _working(source, prepared_root):
+        folder = _Preparation(source, raws, prepared_root, spacing_mm, split_seed, resampling).run(workers)
+        if export is not None:
+            from spineseg.data.exports import export_prepared
+
+            export_prepared(read_prepared(folder), source, export, spacing_mm)
+        return folder
+
+
+def audit_source(source: Source, *, prepared_root: Path, workers: int | None = None) -> list[Report]:
+    """Audit every case of a source and stop at none of them; nothing is stored, but ``prepare_source`` reuses it.
+
+    Args:
+        source: the data set; what it excludes is not read.
+        prepared_root: folder of prepared folders.
+        workers: processes; None: one a core.
+
+    Raises:
+        DataError: the set is not there, or nothing can be written.
+    """
+    if source.download:
+        source.fetch()
+    raws = source.cases()
+    with _working(source, prepared_root):
+        return _Preparation(source, raws, prepared_root, as_spacing(None), 0, "linear").audit(workers)
+
+
+@contextlib.contextmanager
+def _working(source: Source, prepared_root: Path) -> Iterator[None]:
+    """Hold the source's lock, and say what is to be done where nothing can be written."""
     try:
         prepared_root.mkdir(parents=True, exist_ok=True)
         with _locked(prepared_root / f".{source.name}.lock"):
-            folder = _Preparation(source, raws, prepared_root, spacing_mm, split_seed).run(workers)
-            if export is not None:
-                from spineseg.data.exports import export_prepared
-
-                export_prepared(read_prepared(folder), source, export, spacing_mm)
-            return folder
+            yield
     except OSError as error:
         if error.errno in _UNWRITABLE:
             raise DataError(
@@ -85,9 +112,16 @@ class _Preparation:
     """One run of ``prepare_source``: what is known, what is to be read, and where it goes."""
 
     def __init__(
-        self, source: Source, raws: list[RawCase], prepared_root: Path, spacing_mm: SpacingMm, split_seed: int
+        self,
+        source: Source,
+        raws: list[RawCase],
+        prepared_root: Path,
+        spacing_mm: SpacingMm,
+        split_seed: int,
+        resampling: Resampling,
     ) -> None:
         self.source, self.raws, self.spacing_mm, self.split_seed = source, raws, spacing_mm, split_seed
+        self.resampling: Resampling = resampling
         self.root = prepared_root
         self.settings = settings_key(source)
         self.case_settings = {raw.id: case_settings(source, raw) for raw in raws}
@@ -105,13 +139,9 @@ class _Preparation:
         self._recall()
         folder = self._final() if len(self.records) == len(self.raws) else None
         target = folder if folder in self.siblings and folder is not None else self.work
-        store = target / "store" / spacing_key(self.spacing_mm)
+        store = target / "store" / spacing_key(self.spacing_mm, self.resampling)
         _sweep(store)
-        jobs = [
-            Job(self.source, raw, self._report(raw.id), store, self.spacing_mm, self.case_settings[raw.id])
-            for raw in self.raws
-            if not self._stored(store, raw.id)
-        ]
+        jobs = [self._job(raw, store) for raw in self.raws if not self._stored(store, raw.id)]
         if jobs:
             run_jobs(jobs, workers, self._done)
         reports = across_cases([self.records[raw.id].report for raw in self.raws])
@@ -120,12 +150,24 @@ class _Preparation:
             refuse(reports, self.work / "audit.json")
         return self._publish(self._final(), [report for report in reports if report.case is not None])
 
+    def audit(self, workers: int | None) -> list[Report]:
+        """Judge every case, without a store; what earlier runs found of unchanged files is taken over."""
+        self._recall()
+        jobs = [self._job(raw, None) for raw in self.raws if raw.id not in self.records]
+        if jobs:
+            run_jobs(jobs, workers, self._done)
+        return across_cases([self.records[raw.id].report for raw in self.raws])
+
+    def _job(self, raw: RawCase, store: Path | None) -> Job:
+        settings = self.case_settings[raw.id]
+        return Job(self.source, raw, self._report(raw.id), store, self.spacing_mm, settings, self.resampling)
+
     def _recall(self) -> None:
         """Take the records of earlier runs whose files and settings are the same; a fatal case is always read again."""
         for record in known_records(self.siblings, self.work / "records"):
             name = record.report.id
             fresh = record.settings == self.case_settings.get(name) and record.files == self.stats.get(name)
-            if fresh and not record.report.fatal:
+            if fresh and record.rules == AUDIT_RULES and not record.report.fatal:
                 self.records[name] = record
 
     def _report(self, case_id: str) -> Report | None:
@@ -137,7 +179,7 @@ class _Preparation:
         report = self._report(case_id)
         if report is None or report.case is None:
             return False
-        key = store_key(report.case, self.spacing_mm, self.case_settings[case_id])
+        key = store_key(report.case, self.spacing_mm, self.case_settings[case_id], self.resampling)
         if stored_key(store / case_id) == key:
             return True
         for folder in (*self.siblings, self.work):
@@ -154,7 +196,7 @@ class _Preparation:
             write_record(self.work / "records", record)
 
     def _final(self) -> Path:
-        """Folder of this content: hash over settings, split seed and what each case's files hold."""
+        """Folder of this content: hash over settings, split seed, audit, exclusions and what each case's files hold."""
         listing = [
             [case.id, case.subject, str(case.image), str(case.label), case.image_sha256, case.label_sha256]
             for case in (self.records[raw.id].report.case for raw in self.raws)
@@ -167,6 +209,8 @@ class _Preparation:
             self.source.simulated,
             sorted(self.source.subjects()),
             listing,
+            AUDIT_RULES,
+            self.source.exclusions.to_json(),
         ]
         return self.root / f"{self.source.name}-{sha256_of_text(json.dumps(content, default=str))[:12]}"
 
@@ -220,6 +264,7 @@ class _Preparation:
             "levels": list(self.source.levels),
             "labels": self.source.labels,
             "edge": self.source.edge,
+            "exclusions": self.source.exclusions.to_json(),
         }
 
 

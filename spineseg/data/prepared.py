@@ -5,10 +5,11 @@ from pathlib import Path
 from typing import Any, Final
 
 from spineseg.data.cases import Case, read_cases
+from spineseg.data.exclusions import Exclusions
 from spineseg.data.files import read_json
 from spineseg.data.sources import Source, reopen
-from spineseg.data.splits import Splits, read_splits
-from spineseg.data.store import spacing_key
+from spineseg.data.splits import Split, Splits, check_leakage, overfit_split, read_split_file, read_splits
+from spineseg.data.store import Resampling, spacing_key
 from spineseg.errors import DataError
 from spineseg.geometry import SpacingMm
 
@@ -32,9 +33,30 @@ class Prepared:
                 return case
         raise DataError(f"{self.root}: no case '{case_id}'; cases.csv lists {len(self.cases)}")
 
-    def store(self, spacing_mm: SpacingMm) -> Path:
+    @property
+    def exclusions(self) -> Exclusions:
+        """Which cases were left out, by which file and why; tables print its ``note``."""
+        return Exclusions.from_json(self.source.get("exclusions"))
+
+    def store(self, spacing_mm: SpacingMm, resampling: Resampling = "linear") -> Path:
         """Folder of the stored volumes of a spacing."""
-        return self.root / "store" / spacing_key(spacing_mm)
+        return self.root / "store" / spacing_key(spacing_mm, resampling)
+
+    def split(self, *, fold: int, split_file: str | None = None, overfit: str | None = None) -> Split:
+        """A split of the cases, checked for leakage.
+
+        Args:
+            fold: test = fold, validation = fold + 1, training = the rest.
+            split_file: a split to use instead; excluded cases leave it, too.
+            overfit: a case's id: training and validation on it alone.
+        """
+        if overfit is not None:
+            return overfit_split(overfit, self.cases)
+        if split_file is not None:
+            return read_split_file(Path(split_file), self.cases, self.exclusions.cases)
+        split = self.splits.fold(fold)
+        check_leakage(split, self.cases)
+        return split
 
     def open_source(self) -> Source:
         """Make the source again, to read native images and masks."""

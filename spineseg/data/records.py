@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from spineseg.data.audit import Report
+from spineseg.data.audit import AUDIT_RULES, Report
 from spineseg.data.cases import Case, RawCase
 from spineseg.data.files import sha256_of_text, write_json
 from spineseg.data.sources.base import Source
@@ -23,11 +23,12 @@ Stat = tuple[int, int]
 
 @dataclass(frozen=True)
 class Record:
-    """One audited case: under which settings, from which files (size, time in ns), and what was found."""
+    """One audited case: under which settings, from which files (size, time in ns), by which rules, what was found."""
 
     settings: str
     files: dict[str, Stat]
     report: Report
+    rules: int = AUDIT_RULES
 
     def to_json(self) -> dict[str, Any]:
         """Turn into plain values."""
@@ -49,9 +50,8 @@ class Record:
             label = None if case["label"] is None else Path(case["label"])
             case = Case(**{**tuples, "image": Path(case["image"]), "label": label})
         files = {str(path): (int(size), int(time)) for path, (size, time) in content["files"].items()}
-        return cls(
-            str(content["settings"]), files, Report(report["id"], case, tuple(report["fatal"]), dict(report["facts"]))
-        )
+        judged = Report(report["id"], case, tuple(report["fatal"]), dict(report["facts"]))
+        return cls(str(content["settings"]), files, judged, int(content["rules"]))
 
 
 def settings_key(source: Source) -> str:

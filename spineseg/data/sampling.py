@@ -3,9 +3,12 @@
 import os
 import signal
 from collections.abc import Iterator
+from functools import lru_cache
 from multiprocessing import forkserver
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
 from torch.utils.data import Sampler
 
 
@@ -61,6 +64,12 @@ class OrderedBatches(Sampler[list[int]]):
     def __len__(self) -> int:
         """Batches of this process."""
         return len(range(self.rank * self.batch_size, self.length, self.world * self.batch_size))
+
+
+@lru_cache(maxsize=4)
+def permutation(seed: int, round_: int, count: int) -> NDArray[np.int64]:
+    """Order in which ``count`` things are drawn in a round; each round has its own."""
+    return np.random.default_rng((seed, round_, count)).permutation(count)
 
 
 def live_and_die_with_training(worker: int) -> None:

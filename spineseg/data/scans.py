@@ -1,4 +1,4 @@
-"""Whole scans to predict on: every native sagittal slice, in batches, at the network's pixel size."""
+"""Whole scans to predict on: their native sagittal slices in batches, or volumes, at the network's spacing."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -13,8 +13,9 @@ from torch.utils.data import IterableDataset, get_worker_info
 from spineseg.data.plausibility import check_hounsfield
 from spineseg.data.slices import STRIDE, SliceReader
 from spineseg.data.sources.base import as_hounsfield
+from spineseg.data.store import Resampling
 from spineseg.errors import DataError
-from spineseg.geometry import Volume, canonical, resample_image
+from spineseg.geometry import SpacingMm, Volume, canonical, resample_image
 from spineseg.volumes import read_volume
 
 
@@ -103,13 +104,9 @@ class ScanSlices(IterableDataset[ScanBatch]):
 
     def __iter__(self) -> Iterator[ScanBatch]:
         """Batches of all slices of each scan in turn."""
-        worker = get_worker_info()
-        mine = self.scans[worker.id :: worker.num_workers] if worker is not None else self.scans
-        for scan in mine:
+        for scan in _share(self.scans):
             try:
-                native = scan.read()
-                # Refused as in training: a voxel that is not finite is no air.
-                native = native.with_array(as_hounsfield(native.array, 0, what=f"scan '{scan.case}'"))
+                native = _read(scan)
             except DataError as error:
                 yield self._failed(scan.case, str(error))
                 continue
@@ -148,3 +145,89 @@ class ScanSlices(IterableDataset[ScanBatch]):
             last=True,
             error=reason,
         )
+
+
+class VolumeScan(TypedDict):
+    """A whole scan at the network's spacing.
+
+    ``error`` is set, and ``image`` empty, when the scan could not be read: one bad scan does not stop the rest.
+    """
+
+    case: str
+    image: Tensor  # (X, Y, Z) int16 HU, canonical
+    native_shape: tuple[int, int, int]
+    native_affine: list[list[float]]
+    canonical_shape: tuple[int, int, int]  # of the native grid made canonical
+    step: tuple[float, float, float]  # network voxels a voxel of the canonical native grid, along X, Y, Z
+    error: str | None
+
+
+class ScanVolumes(IterableDataset[VolumeScan]):
+    """Whole scans, read one at a time; loader workers share them out.
+
+    Args:
+        scans: what to predict on.
+        spacing_mm: (x, y, z) of a network voxel; None keeps an axis as it is.
+        resampling: how images come to that spacing, as in training.
+        rank: of this process among
+        world: processes, which share the scans.
+    """
+
+    def __init__(
+        self,
+        scans: Sequence[Scan],
+        spacing_mm: SpacingMm,
+        *,
+        resampling: Resampling = "linear",
+        rank: int = 0,
+        world: int = 1,
+    ) -> None:
+        """Keep the arguments; scans are read when their turn comes."""
+        super().__init__()
+        self.scans, self.spacing_mm = list(scans)[rank::world], spacing_mm
+        self.resampling: Resampling = resampling
+
+    def __iter__(self) -> Iterator[VolumeScan]:
+        """Each scan in turn."""
+        for scan in _share(self.scans):
+            try:
+                native = _read(scan)
+            except DataError as error:
+                yield _unread(scan.case, str(error))
+                continue
+            volume = canonical(native)
+            small = resample_image(volume, self.spacing_mm, 3 if self.resampling == "cubic" else 1)
+            x, y, z = (old / new for old, new in zip(volume.spacing_mm, small.spacing_mm, strict=True))
+            yield VolumeScan(
+                case=scan.case,
+                image=torch.from_numpy(np.ascontiguousarray(small.array)),
+                native_shape=native.shape,
+                native_affine=native.affine.tolist(),
+                canonical_shape=volume.shape,
+                step=(x, y, z),
+                error=None,
+            )
+
+
+def _share(scans: Sequence[Scan]) -> Sequence[Scan]:
+    """The scans of this loader worker."""
+    worker = get_worker_info()
+    return scans[worker.id :: worker.num_workers] if worker is not None else scans
+
+
+def _read(scan: Scan) -> Volume:
+    """A scan in int16 HU; refused as in training, for a voxel that is not finite is no air."""
+    native = scan.read()
+    return native.with_array(as_hounsfield(native.array, 0, what=f"scan '{scan.case}'"))
+
+
+def _unread(case: str, reason: str) -> VolumeScan:
+    return VolumeScan(
+        case=case,
+        image=torch.zeros((0, 0, 0), dtype=torch.int16),
+        native_shape=(0, 0, 0),
+        native_affine=[],
+        canonical_shape=(0, 0, 0),
+        step=(1.0, 1.0, 1.0),
+        error=reason,
+    )

@@ -23,7 +23,9 @@ from spineseg.data.augmentation import (
     shown_part,
     warp,
 )
+from spineseg.data.planes import Planes
 from spineseg.data.store import StoredCase
+from spineseg.data.targets import compose, instance_targets
 from spineseg.errors import ConfigError
 
 Classes = Literal["vertebra", "levels"]
@@ -113,6 +115,15 @@ class SliceReader:
         """Window a stack of slices (K, Y, Z) in HU around slice ``middle``: (Y, Z, C)."""
         return self.scale(self._channels(stack, middle))
 
+    def interleaved(self, planes: Sequence[NDArray[np.int16]]) -> HUImage:
+        """Slices (Y, Z) as the channels of one image (Y, Z, C)."""
+        # cv2 interleaves planes several times as fast as a transposed copy does.
+        return cast(HUImage, cv2.merge(list(planes)).reshape(*planes[0].shape, -1))
+
+    def neighbours(self, index: int, count: int) -> list[int]:
+        """Indices of the slice and its neighbours, of ``count``; beyond the volume the border slice is repeated."""
+        return [min(max(i, 0), count - 1) for i in range(index - self.context, index + self.context + 1)]
+
     def scale(self, hu: NDArray[np.int16]) -> Image:
         """Map HU to 0..1 by the window."""
         return self.scale_in_place(hu.astype(np.float32))
@@ -125,9 +136,7 @@ class SliceReader:
         return np.clip(image, 0, 1, out=image)
 
     def _channels(self, stack: NDArray[np.int16], middle: int) -> HUImage:
-        picks = np.clip(np.arange(middle - self.context, middle + self.context + 1), 0, len(stack) - 1)
-        # cv2 interleaves planes several times as fast as a transposed copy does.
-        return cast(HUImage, cv2.merge([stack[pick] for pick in picks]).reshape(*stack.shape[1:], -1))
+        return self.interleaved([stack[pick] for pick in self.neighbours(middle, len(stack))])
 
     def class_of(self, level: int) -> int | None:
         """The network's class of a level; None for a level outside the class list."""
@@ -175,7 +184,10 @@ class SliceDataset(Dataset[SliceSample]):
         self.cases, self.refs, self.reader = cases, tuple(refs), reader
         self.size, self.augmentation, self.epochs, self.seed = size, augmentation, epochs, seed
         self.length, self.min_pixels = length or len(self.refs), min_pixels
-        self._tiles: dict[SliceRef, tuple[HUImage, LabelMap, NDArray[np.uint8]]] = {}
+        used: dict[str, set[int]] = {}
+        for ref in self.refs if augmentation is not None else ():
+            used.setdefault(ref.case, set()).update(reader.neighbours(ref.x, cases[ref.case].shape[0]))
+        self._planes = Planes(cases, {case: len(indices) for case, indices in used.items()}, MOSAIC_DRAWS)
 
     def __len__(self) -> int:
         """Samples an epoch."""
@@ -187,12 +199,36 @@ class SliceDataset(Dataset[SliceSample]):
         cv2.setNumThreads(0)
         if self.augmentation is None:
             return self._plain(self.refs[draw % len(self.refs)])
+        assert self.size is not None
+        image, index_map = np.zeros((*self.size, self.reader.channels), np.float32), np.zeros(self.size, np.uint8)
+        classes, boxes = self._draw(draw, image, index_map)
+        return _sample(image, index_map, classes, boxes, self.ref_of(draw))
+
+    def __getitems__(self, draws: Sequence[int]) -> "SliceBatch | list[SliceSample]":
+        """The samples of some draws; training slices come as a batch, each drawn in its place of it."""
+        if self.augmentation is None:
+            return [self[draw] for draw in draws]
+        cv2.setNumThreads(0)
+        assert self.size is not None
+        # Fresh memory of zeros costs nothing where nothing is drawn.
+        images = np.zeros((len(draws), *self.size, self.reader.channels), np.float32)
+        index_map = np.zeros((len(draws), *self.size), np.uint8)
+        drawn = [self._draw(draw, images[i], index_map[i]) for i, draw in enumerate(draws)]
+        return _batch(images, index_map, drawn, [self.ref_of(draw) for draw in draws])
+
+    def _draw(
+        self, draw: int, image: Image, index_map: NDArray[np.uint8]
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Draw a training slice into zeros; its classes and boxes as in ``SliceSample``."""
+        assert self.augmentation is not None
         rng = np.random.default_rng((self.seed, draw))
         ref = self.ref_of(draw)
         if self.augmentation.uses_mosaic(rng, draw // self.length, self.epochs):
             others = draw - draw % MOSAIC_DRAWS + rng.integers(0, MOSAIC_DRAWS, 3)
-            return self._mosaic([ref, *(self.ref_of(int(other)) for other in others)], rng)
-        return self._single(ref, rng)
+            patches, levels = self._mosaic([ref, *(self.ref_of(int(other)) for other in others)], rng)
+        else:
+            patches, levels = self._single(ref, rng), _ALL
+        return compose(patches, levels, self.reader, self.augmentation, rng, self.min_pixels, image, index_map)
 
     def ref_of(self, draw: int) -> SliceRef:
         """The slice that a draw starts from."""
@@ -209,165 +245,121 @@ class SliceDataset(Dataset[SliceSample]):
         image = np.pad(self.reader.scale(hu), [*pad, (0, 0)])
         padded = np.zeros(image.shape[:2], np.uint8)
         padded[: labels.shape[0], : labels.shape[1]] = labels
-        return self._sample(image, padded, _ALL, ref)
+        index_map, classes, boxes = instance_targets(padded, _ALL, self.reader, self.min_pixels)
+        return _sample(image, index_map, classes, boxes, ref)
 
-    def _single(self, ref: SliceRef, rng: np.random.Generator) -> SliceSample:
+    def _single(self, ref: SliceRef, rng: np.random.Generator) -> list[Patch]:
         assert self.augmentation is not None and self.size is not None
-        case = self.cases[ref.case]
-        matrix = self.augmentation.single(case.shape[1:], self.size, rng)
-        part = shown_part(matrix, case.shape[1:], self.size)
-        patches: list[Patch | None] = []
-        if part[0] < part[1] and part[2] < part[3]:
-            y, z = slice(*part[:2]), slice(*part[2:])
-            labels = case.read_label_box((slice(ref.x, ref.x + 1), y, z))[0]
-            image = self.reader.stack(case, ref.x, part)
-            patches.append(warp(image, labels, at_part(matrix, part), self.size, self._dark))
-        return self._composed(patches, rng, _ALL, ref)
+        shape = self.cases[ref.case].shape[1:]
+        matrix = self.augmentation.single(shape, self.size, rng)
+        part = shown_part(matrix, shape, self.size)
+        if part[0] >= part[1] or part[2] >= part[3]:
+            return []
+        patch = warp(*self._part(ref, part), at_part(matrix, part), self.size, self._dark)
+        return [] if patch is None else [patch]
 
-    def _mosaic(self, refs: Sequence[SliceRef], rng: np.random.Generator) -> SliceSample:
+    def _mosaic(self, refs: Sequence[SliceRef], rng: np.random.Generator) -> tuple[list[Patch], NDArray[np.uint8]]:
+        """The patches of four slices, with ids of their own, and the levels that those stand for."""
         assert self.augmentation is not None and self.size is not None
-        tiles = [self._kept_tile(ref) for ref in refs]
-        plan = self.augmentation.mosaic_of([_shape(labels) for _, labels, _ in tiles], self.size, rng)
+        tiles = [self._planes.label(ref.case, ref.x) for ref in refs]
+        plan = self.augmentation.mosaic_of([_shape(tile.map) for tile in tiles], self.size, rng)
         # Tiles can hold the same level: each gets ids of its own, whose levels are remembered.
-        levels = np.concatenate([np.zeros(1, np.uint8), *(present for _, _, present in tiles)])
+        levels = np.concatenate([np.zeros(1, np.uint8), *(tile.present for tile in tiles)])
         dtype = np.min_scalar_type(len(levels))
-        patches: list[Patch | None] = []
+        patches: list[Patch] = []
         first = 1
-        for (image, labels, present), (matrix, whole) in zip(tiles, plan, strict=True):
+        for ref, tile, (matrix, whole) in zip(refs, tiles, plan, strict=True):
             ids = np.zeros(256, dtype)
-            ids[present] = first + np.arange(len(present))
-            first += len(present)
-            seen = shown_part(matrix, _shape(labels), self.size)
+            ids[tile.present] = first + np.arange(len(tile.present))
+            first += len(tile.present)
+            seen = shown_part(matrix, _shape(tile.map), self.size)
             y0, z0 = max(whole[0], seen[0]), max(whole[2], seen[2])
             y1, z1 = min(whole[1], seen[1]), min(whole[3], seen[3])
             if y1 - y0 < 2 or z1 - z0 < 2:
                 continue
-            moved = at_part(matrix, (y0, y1, z0, z1))
-            patch = warp(image[y0:y1, z0:z1], labels[y0:y1, z0:z1], moved, self.size, self._dark)
+            part = y0, y1, z0, z1
+            patch = warp(*self._kept_part(ref, part), at_part(matrix, part), self.size, self._dark)
             if patch is not None:
                 patches.append(patch._replace(labels=cast(LabelMap, cv2.LUT(patch.labels, ids))))
-        return self._composed(patches, rng, levels, refs[0])
+        return patches, levels
 
-    def _kept_tile(self, ref: SliceRef) -> tuple[HUImage, LabelMap, NDArray[np.uint8]]:
-        """A slice, its labels and its levels; the last ones are kept, which changes nothing but the time."""
-        tile = self._tiles.pop(ref, None)
-        if tile is None:
-            image, labels = self._read(ref)
-            tile = image, labels, np.flatnonzero(np.bincount(labels.ravel(), minlength=256)[1:]).astype(np.uint8) + 1
-            if len(self._tiles) >= MOSAIC_DRAWS:
-                del self._tiles[next(iter(self._tiles))]
-        self._tiles[ref] = tile
-        return tile
+    def _part(self, ref: SliceRef, part: Part) -> tuple[HUImage, LabelMap]:
+        if self._planes.all_fit:
+            return self._kept_part(ref, part)
+        case = self.cases[ref.case]
+        labels = case.read_label_box((slice(ref.x, ref.x + 1), slice(*part[:2]), slice(*part[2:])))[0]
+        return self.reader.stack(case, ref.x, part), labels
 
-    def _composed(
-        self, patches: Sequence[Patch | None], rng: np.random.Generator, levels: NDArray[np.uint8], ref: SliceRef
-    ) -> SliceSample:
-        """Window the patches, draw them, vary the image; what lies outside is as dark as the window gets: 0."""
-        assert self.augmentation is not None and self.size is not None
-        there = [patch for patch in patches if patch is not None]
-        image = np.zeros((*self.size, self.reader.channels), np.float32)
-        ids: LabelMap = np.zeros(self.size, np.result_type(np.uint8, *(patch.labels.dtype for patch in there)))
-        rows = [slice(patch.top, patch.top + patch.image.shape[0]) for patch in there]
-        columns = [slice(patch.left, patch.left + patch.image.shape[1]) for patch in there]
-        for patch, y, z in zip(there, rows, columns, strict=True):
-            # The corners of turned tiles lie in each other's patches, and are 0 there.
-            np.maximum(image[y, z], self.reader.scale_in_place(patch.image), out=image[y, z])
-            np.maximum(ids[y, z], patch.labels, out=ids[y, z])
-        shown = tuple(edge for part in (rows, columns) for edge in _hull(part))
-        return self._sample(self.augmentation.intensity(image, rng, cast(Part, shown)), ids, levels, ref)
+    def _kept_part(self, ref: SliceRef, part: Part) -> tuple[HUImage, LabelMap]:
+        """A part of a slice and its neighbours, and of its labels, from memory."""
+        indices = self.reader.neighbours(ref.x, self.cases[ref.case].shape[0])
+        low, high = min(indices), max(indices) + 1
+        planes = self._planes.image(ref.case, low, high)
+        window = slice(*part[:2]), slice(*part[2:])
+        image = self.reader.interleaved([planes[i - low][window] for i in indices])
+        return image, self._planes.label(ref.case, ref.x).map[window]
 
     @property
     def _dark(self) -> float:
         return self.reader.window_hu[0]
 
-    def _sample(self, image: Image, ids: LabelMap, levels: NDArray[np.uint8], ref: SliceRef) -> SliceSample:
-        index_map, classes, boxes = instance_targets(ids, levels, self.reader, self.min_pixels)
-        return SliceSample(
-            image=torch.from_numpy(image).permute(2, 0, 1),
-            index_map=torch.from_numpy(index_map),
-            classes=torch.from_numpy(classes),
-            boxes=torch.from_numpy(boxes),
-            ref=ref,
-        )
+
+def _sample(
+    image: Image,
+    index_map: NDArray[np.uint8],
+    classes: NDArray[np.float32],
+    boxes: NDArray[np.float32],
+    ref: SliceRef,
+) -> SliceSample:
+    return SliceSample(
+        image=torch.from_numpy(image).permute(2, 0, 1),
+        index_map=torch.from_numpy(index_map),
+        classes=torch.from_numpy(classes),
+        boxes=torch.from_numpy(boxes),
+        ref=ref,
+    )
 
 
-def instance_targets(
-    ids: LabelMap, levels: NDArray[np.uint8], reader: SliceReader, min_pixels: int
-) -> tuple[NDArray[np.uint8], NDArray[np.float32], NDArray[np.float32]]:
-    """Instances of a map of ids (H, W): index map, classes (N,) and boxes (N, 4) as in ``SliceSample``.
-
-    One instance is all pixels of one id, several parts and holes included.
-
-    Args:
-        ids: 0 is background.
-        levels: the level that each id stands for.
-        reader: which levels are classes.
-        min_pixels: smaller instances become background, and so does what an index map of 8 bits cannot number.
-    """
-    # Few pixels are of an instance; the work goes with those.
-    spots = np.flatnonzero(ids != 0)
-    values = ids.ravel()[spots]
-    counts = np.bincount(values, minlength=1)
-    lookup = np.zeros(len(counts), np.uint8)
-    classes: list[int] = []
-    for value in np.flatnonzero(counts >= max(min_pixels, 1)):
-        of = reader.class_of(int(levels[value]))
-        if of is None or len(classes) == 255:
-            continue
-        classes.append(of)
-        lookup[value] = len(classes)
-    index_map = np.zeros(ids.shape, np.uint8)
-    numbers = lookup[values]
-    index_map.ravel()[spots] = numbers
-    rows, columns = np.divmod(spots, ids.shape[1])
-    y0, y1 = _extents(numbers, rows, len(classes), ids.shape[0])
-    x0, x1 = _extents(numbers, columns, len(classes), ids.shape[1])
-    return index_map, np.array(classes, np.float32), np.stack([x0, y0, x1, y1], axis=1).astype(np.float32)
-
-
-def _extents(
-    numbers: NDArray[np.uint8], places: NDArray[np.int64], count: int, length: int
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """First place (count,) of each number from 1 on, and the place after its last; ``places`` lie below ``length``."""
-    taken = np.bincount(numbers * np.int64(length) + places, minlength=(count + 1) * length) > 0
-    each = taken[: (count + 1) * length].reshape(count + 1, length)[1:]
-    return each.argmax(axis=1), length - each[:, ::-1].argmax(axis=1)
-
-
-def collate(samples: Sequence[SliceSample]) -> SliceBatch:
-    """Stack samples; smaller ones are padded with zeros at the far ends."""
+def collate(samples: Sequence[SliceSample] | SliceBatch) -> SliceBatch:
+    """Stack samples; smaller ones are padded with zeros at the far ends. A batch is one already."""
+    if isinstance(samples, dict):
+        return samples
     height, width = (max(sample["index_map"].shape[axis] for sample in samples) for axis in (0, 1))
     # Channels last in memory, as the samples come and as convolutions like it.
-    shape = (len(samples), height, width, samples[0]["image"].shape[0])
-    images = samples[0]["image"].new_empty(shape).permute(0, 3, 1, 2)
-    index_map = samples[0]["index_map"].new_empty((len(samples), height, width))
-    boxes, batch_index = [], []
+    images = np.zeros((len(samples), height, width, samples[0]["image"].shape[0]), np.float32)
+    index_map = np.zeros((len(samples), height, width), np.uint8)
     for i, sample in enumerate(samples):
         rows, columns = sample["index_map"].shape
-        for whole, part in ((images[i], sample["image"]), (index_map[i], sample["index_map"])):
-            whole[..., :rows, :columns] = part
-            whole[..., rows:, :] = 0
-            whole[..., :rows, columns:] = 0
-        corners = sample["boxes"] / torch.tensor([width, height, width, height])
-        boxes.append(torch.cat([(corners[:, :2] + corners[:, 2:]) / 2, corners[:, 2:] - corners[:, :2]], dim=1))
-        batch_index.append(torch.full((len(corners),), float(i)))
+        images[i, :rows, :columns] = sample["image"].permute(1, 2, 0).numpy()
+        index_map[i, :rows, :columns] = sample["index_map"].numpy()
+    drawn = [(sample["classes"].numpy(), sample["boxes"].numpy()) for sample in samples]
+    return _batch(images, index_map, drawn, [sample["ref"] for sample in samples])
+
+
+def _batch(
+    images: NDArray[np.float32],
+    index_map: NDArray[np.uint8],
+    drawn: Sequence[tuple[NDArray[np.float32], NDArray[np.float32]]],
+    refs: list[SliceRef],
+) -> SliceBatch:
+    """A batch of images (B, H, W, C), index maps (B, H, W), and each one's classes and boxes in pixels."""
+    height, width = index_map.shape[1:]
+    corners = np.concatenate([boxes for _, boxes in drawn]) / np.array([width, height, width, height], np.float32)
+    low, high = corners[:, :2], corners[:, 2:]
+    lengths = [len(classes) for classes, _ in drawn]
     return SliceBatch(
-        images=images,
-        index_map=index_map,
-        classes=torch.cat([sample["classes"] for sample in samples]),
-        boxes=torch.cat(boxes),
-        batch_index=torch.cat(batch_index),
-        refs=[sample["ref"] for sample in samples],
+        images=torch.from_numpy(images).permute(0, 3, 1, 2),
+        index_map=torch.from_numpy(index_map),
+        classes=torch.from_numpy(np.concatenate([classes for classes, _ in drawn])),
+        boxes=torch.from_numpy(np.concatenate([(low + high) / 2, high - low], axis=1)),
+        batch_index=torch.from_numpy(np.repeat(np.arange(len(drawn), dtype=np.float32), lengths)),
+        refs=refs,
     )
 
 
 @lru_cache(maxsize=4)
 def _permutation(seed: int, round_: int, count: int) -> NDArray[np.int64]:
     return np.random.default_rng((seed, round_, count)).permutation(count)
-
-
-def _hull(parts: Sequence[slice]) -> tuple[int, int]:
-    return min((part.start for part in parts), default=0), max((part.stop for part in parts), default=0)
 
 
 def _shape(labels: LabelMap) -> tuple[int, int]:

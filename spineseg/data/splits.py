@@ -178,11 +178,21 @@ def read_splits(path: Path) -> Splits:
         raise DataError(f"{path}: a damaged entry ({error!r}); `{PREPARE}` writes it") from error
 
 
-def read_split_file(path: Path, cases: Sequence[Case]) -> Split:
-    """Read ``data.split_file``: a JSON object with the case ids of ``train``, ``val`` and (optional) ``test``."""
+def read_split_file(path: Path, cases: Sequence[Case], excluded: Iterable[str] = ()) -> Split:
+    """Read ``data.split_file``: a JSON object with the case ids of ``train``, ``val`` and (optional) ``test``.
+
+    Args:
+        path: the file.
+        cases: the prepared cases.
+        excluded: ids that an exclusion file leaves out of the set; they leave the split, too.
+    """
+    out = frozenset(excluded)
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-        train, val, test = (tuple(str(case) for case in content.get(part, ())) for part in ("train", "val", "test"))
+        train, val, test = (
+            tuple(case for case in map(str, content.get(part, ())) if case not in out)
+            for part in ("train", "val", "test")
+        )
     except (OSError, ValueError, AttributeError, TypeError) as error:
         raise DataError(
             f'{path}: cannot be read as a split ({error}); expected {{"train": [ids], "val": [ids], "test": [ids]}}'

@@ -13,7 +13,7 @@ import shutil
 from collections.abc import Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Final, cast
+from typing import Any, Final, Literal, cast
 
 import blosc2
 import numpy as np
@@ -22,7 +22,7 @@ from scipy import ndimage
 
 from spineseg.data.cases import column_order
 from spineseg.data.files import link_or_copy, read_json, write_json
-from spineseg.errors import DataError
+from spineseg.errors import ConfigError, DataError
 from spineseg.geometry import (
     Affine,
     Grid,
@@ -39,17 +39,23 @@ BLOCKS: Final = (2, 64, 64)
 PREPARE: Final = "python -m spineseg.prepare"
 
 Box = tuple[slice, slice, slice]
+# How images come to a store's spacing; masks take the nearest label in either.
+Resampling = Literal["linear", "cubic"]
+_ORDERS: Final[dict[str, Literal[1, 3]]] = {"linear": 1, "cubic": 3}
 
 
-def spacing_key(spacing_mm: SpacingMm) -> str:
-    """Folder name of a store's spacing.
+def spacing_key(spacing_mm: SpacingMm, resampling: Resampling = "linear") -> str:
+    """Folder name of a store: its spacing, and how images came to it where that is not linear.
 
-    >>> spacing_key((None, None, None)), spacing_key((None, 0.5, 1.0))
-    ('native', 'native_0.5_1')
+    >>> spacing_key((None, None, None), "cubic"), spacing_key((None, 0.5, 1.0)), spacing_key((1.5, 1.5, 1.5), "cubic")
+    ('native', 'native_0.5_1', '1.5_1.5_1.5-cubic')
     """
+    if resampling not in _ORDERS:
+        raise ConfigError(f"data.resampling={resampling}: expected {' or '.join(_ORDERS)}")
     if all(value is None for value in spacing_mm):
         return "native"
-    return "_".join("native" if value is None else f"{value:g}" for value in spacing_mm)
+    name = "_".join("native" if value is None else f"{value:g}" for value in spacing_mm)
+    return name if resampling == "linear" else f"{name}-{resampling}"
 
 
 def as_spacing(value: Sequence[float | None] | None) -> SpacingMm:
@@ -62,7 +68,14 @@ def as_spacing(value: Sequence[float | None] | None) -> SpacingMm:
     return x, y, z
 
 
-def build_case(folder: Path, image: Volume, labels: Volume | None, spacing_mm: SpacingMm, key: str) -> None:
+def build_case(
+    folder: Path,
+    image: Volume,
+    labels: Volume | None,
+    spacing_mm: SpacingMm,
+    key: str,
+    resampling: Resampling = "linear",
+) -> None:
     """Write one case to the store, atomically; a case of that name is replaced.
 
     Args:
@@ -71,8 +84,9 @@ def build_case(folder: Path, image: Volume, labels: Volume | None, spacing_mm: S
         labels: uint8 level ids on the native grid (orientation apart), or None.
         spacing_mm: spacing (x, y, z) in mm of the canonical grid to store; None keeps an axis.
         key: hash of content and settings; ``stored_key`` gives it back.
+        resampling: of the image, ``linear`` (averaging where voxels get larger) or ``cubic``; masks take the nearest.
     """
-    upright = resample_image(canonical(image), spacing_mm)
+    upright = resample_image(canonical(image), spacing_mm, _ORDERS[resampling])
     meta: dict[str, Any] = {
         "format": STORE_FORMAT,
         "key": key,

@@ -44,26 +44,53 @@ def match_batch(
     >>> match_batch(np.array([[[0.9, 0.6], [0.8, 0.0]]]), np.zeros((1, 2), bool), np.array([0.5])).tolist()
     [[[0, -1]]]
     """
-    n_slices, n_detections, n_references = iou.shape
+    n_slices, n_detections, _ = iou.shape
     limits = np.minimum(thresholds, 1 - 1e-10)
     matches = np.full((n_slices, len(limits), n_detections), -1, np.int64)
     if 0 in iou.shape:
         return matches
-    # Detections that reach no reference cannot change anything: the loop runs over the others.
-    near = (iou >= limits.min()).any(axis=2)
+    reached = iou >= limits.min()
+    contested = (reached & (reached.sum(axis=2, keepdims=True) > 1)).any(axis=1)
+    _match_uncontested(matches, iou, reached & ~contested[:, None, :], limits, crowd)
+    if not contested.any():
+        return matches
+    # Of the detections that reach no reference, or one that only they want, none can change anything here.
+    near = (reached & contested[:, None, :]).any(axis=2)
     order = np.argsort(~near, axis=1, kind="stable")[:, : int(near.sum(axis=1).max())]
-    preference = _preference(np.take_along_axis(iou, order[:, :, None], axis=1), ignore)
-    reached = np.take_along_axis(iou, order[:, :, None], axis=1)[:, :, None, :] >= limits[:, None]
-    free = np.ones((n_slices, len(limits), n_references), bool)
+    nearest = np.take_along_axis(iou, order[:, :, None], axis=1)
+    preference = _preference(nearest, ignore)
+    reaching = nearest[:, :, None, :] >= limits[:, None]
+    free = np.repeat(contested[:, None, :], len(limits), axis=1)
     rows, columns = np.ogrid[:n_slices, : len(limits)]
     for step in range(order.shape[1]):
-        rank = np.where(free & reached[:, step], preference[:, step, None, :], -1)
+        rank = np.where(free & reaching[:, step], preference[:, step, None, :], -1)
         best = rank.argmax(axis=2)
         found = rank[rows, columns, best] >= 0
-        matches[rows, columns, order[:, step, None]] = np.where(found, best, -1)
+        place = rows, columns, order[:, step, None]
+        matches[place] = np.where(found, best, matches[place])
         taken = found if crowd is None else found & ~crowd[rows, best]
         free[rows, columns, best] &= ~taken
     return matches
+
+
+def _match_uncontested(
+    matches: Matches,
+    iou: NDArray[np.float64],
+    pairs: NDArray[np.bool_],
+    limits: NDArray[np.float64],
+    crowd: NDArray[np.bool_] | None,
+) -> None:
+    """Fill ``matches`` (S, T, D) where no choice is to be made: ``pairs`` (S, D, G) are all that reach one another.
+
+    No detection is in two pairs, so that a reference goes to the first whose IoU reaches the threshold: a detection
+    gets it at the thresholds up to its IoU and above that of all before it.
+    """
+    slices, detections, references = np.nonzero(pairs)
+    best = np.maximum.accumulate(iou, axis=1)[slices, np.maximum(detections - 1, 0), references]
+    free = detections == 0 if crowd is None else (detections == 0) | crowd[slices, references]
+    above = np.where(free, -np.inf, best)[:, None] < limits
+    found = above & (iou[slices, detections, references][:, None] >= limits)
+    matches[slices[:, None], np.arange(len(limits)), detections[:, None]] = np.where(found, references[:, None], -1)
 
 
 def match_slice(

@@ -1,13 +1,15 @@
 """From a detector's raw output to detections: suppression, and masks on any grid of pixels."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import overload
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torchvision.ops import batched_nms
+from torchvision.ops import nms
 
 from spineseg.metrics.matching import MAX_DETECTIONS
 from spineseg.models.yolo import RawDetections
@@ -16,6 +18,8 @@ from spineseg.predictions.instances import NMS_IOU
 SCORE_FLOOR = 0.001  # PROTOCOL 5.7: detectors as they are
 # Boxes that enter the suppression: an untrained head passes all anchors, and their pairs would fill the memory.
 MAX_CANDIDATES = 3000
+# Of the first try: their suppression mostly leaves as many as are asked for, and the rest is never looked at.
+FIRST_CANDIDATES = 512
 
 # A mask on its box's pixels, and the position (y, z) of the first one.
 Crop = tuple[NDArray[np.bool_], tuple[int, int]]
@@ -82,26 +86,53 @@ def suppress(
     Returns:
         One entry an image of the batch, at most ``limit`` detections each.
     """
-    found = []
-    for image in range(len(raw.scores)):
-        anchors, classes = torch.where(raw.scores[image] > score)
-        scores = raw.scores[image][anchors, classes]
-        if len(scores) > MAX_CANDIDATES:
-            best = scores.argsort(descending=True, stable=True)[:MAX_CANDIDATES]
-            anchors, classes, scores = anchors[best], classes[best], scores[best]
-        kept = batched_nms(raw.boxes[image][anchors], scores, classes, iou)[:limit]
-        anchors = anchors[kept]
-        found.append(
-            SliceDetections(
-                raw.boxes[image][anchors],
-                scores[kept],
-                classes[kept],
-                raw.scores[image][anchors],
-                raw.coefficients[image][anchors],
-                raw.prototypes[image],
-            )
-        )
-    return found
+    images, anchors, classes = torch.where(raw.scores > score)
+    scores = raw.scores[images, anchors, classes]
+    order = scores.argsort(descending=True, stable=True)
+    order = order[images[order].argsort(stable=True)]
+    images, anchors, classes, scores = images[order], anchors[order], classes[order], scores[order]
+    boxes = raw.boxes[images, anchors]
+    kept, first = [], 0
+    for count in torch.bincount(images, minlength=len(raw.scores)).tolist():
+        part = slice(first, first + min(count, MAX_CANDIDATES))
+        places = boxes[part] if raw.scores.shape[2] == 1 else _apart(boxes[part], classes[part])
+        best = _best(places, scores[part].to(places.dtype), iou, limit)
+        kept.append(best + first)
+        first += count
+    lengths, chosen = [len(best) for best in kept], torch.cat(kept)
+    images, anchors = images[chosen], anchors[chosen]
+    parts = (
+        boxes[chosen],
+        scores[chosen],
+        classes[chosen],
+        raw.scores[images, anchors],
+        raw.coefficients[images, anchors],
+    )
+    return [
+        SliceDetections(*of_image)
+        for of_image in zip(*(torch.split(part, lengths) for part in parts), raw.prototypes, strict=True)
+    ]
+
+
+def _best(boxes: Tensor, scores: Tensor, iou: float, limit: int) -> Tensor:
+    """Suppression among boxes by falling score: at most ``limit`` indices.
+
+    What is kept never depends on what scores less, so that a short list's result begins the long one's.
+    """
+    kept: Tensor = nms(boxes[:FIRST_CANDIDATES], scores[:FIRST_CANDIDATES], iou)
+    if len(kept) < limit and len(scores) > FIRST_CANDIDATES:
+        kept = nms(boxes, scores, iou)
+    return kept[:limit]
+
+
+def _apart(boxes: Tensor, classes: Tensor) -> Tensor:
+    """Boxes (N, 4) moved so that those of different classes never meet; in float64, which loses nothing by the move."""
+    if boxes.device.type != "mps":
+        boxes = boxes.double()
+    if len(boxes) == 0:
+        return boxes
+    low, high = boxes.min(), boxes.max()
+    return boxes + (classes.to(boxes.dtype) * (high - low + 1))[:, None]
 
 
 def mask_logits(detections: SliceDetections) -> Tensor:
@@ -146,7 +177,7 @@ def draw_on(
     boxes = detections.boxes[:, [1, 0, 3, 2]].cpu().numpy().astype(np.float64) / scale
     boxes = np.clip(boxes, 0, [shape[0], shape[1], shape[0], shape[1]])
     # A pixel belongs to a box that holds its centre.
-    return boxes, _crops(detections, np.ceil(boxes - 0.5).astype(int), step)
+    return boxes, LazyCrops(detections, np.ceil(boxes - 0.5).astype(int), shape, step)
 
 
 @torch.no_grad()
@@ -154,23 +185,79 @@ def draw_in_boxes(detections: SliceDetections, shape: tuple[int, int]) -> tuple[
     """The masks of ``draw``, each on its box alone: boxes (N, 4) y0, z0, y1, z1 and masks as in ``draw_on``."""
     boxes = detections.boxes[:, [1, 0, 3, 2]].cpu().numpy().astype(np.float64)
     corners = np.clip(np.ceil(boxes), 0, [shape[0], shape[1], shape[0], shape[1]]).astype(int)
-    return boxes, _crops(detections, corners, (1.0, 1.0))
+    return boxes, LazyCrops(detections, corners, shape, (1.0, 1.0))
 
 
-def _crops(detections: SliceDetections, corners: NDArray[np.int64], step: tuple[float, float]) -> list[Crop]:
-    """Masks (h, w) on the pixels from (y0, z0) up to (y1, z1), excluded, each with its first pixel."""
-    logits = mask_logits(detections).cpu().numpy()
-    height, width = detections.prototypes.shape[1:]
-    crops = []
-    for (y0, z0, y1, z1), plane in zip(corners.tolist(), logits, strict=True):
-        rows = _between(np.arange(y0, y1), step[0], height)
-        columns = _between(np.arange(z0, z1), step[1], width)
-        crops.append((rows @ plane @ columns.T > 0, (y0, z0)))
-    return crops
+class LazyCrops(Sequence[Crop]):
+    """Masks on the pixels of their boxes, each drawn when it is asked for: matching needs few of them.
+
+    Args:
+        detections: of one image.
+        corners: (N, 4) y0, z0, y1, z1, half-open, in pixels of the grid.
+        shape: (Y, Z) of the grid.
+        step: network pixels a pixel of the grid along Y and Z.
+    """
+
+    def __init__(
+        self,
+        detections: SliceDetections,
+        corners: NDArray[np.int64],
+        shape: tuple[int, int],
+        step: tuple[float, float],
+    ) -> None:
+        """Take what the masks are made of to the processor's memory."""
+        height, width = detections.prototypes.shape[1:]
+        self._rows = _between(shape[0], step[0], height)
+        self._columns = _between(shape[1], step[1], width).T
+        self._detections, self._corners, self._step = detections, corners, step
+
+    def __len__(self) -> int:
+        return len(self._corners)
+
+    @overload
+    def __getitem__(self, index: int) -> Crop: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Crop]: ...
+    def __getitem__(self, index: int | slice) -> Crop | list[Crop]:
+        """The mask of one detection, or a list of several."""
+        if isinstance(index, slice):
+            return list(self.some(range(*index.indices(len(self)))))
+        return next(self.some([index]))
+
+    def __iter__(self) -> Iterator[Crop]:
+        """All masks in turn."""
+        return self.some(range(len(self)))
+
+    def some(self, which: Sequence[int]) -> Iterator[Crop]:
+        """The masks of some detections in turn; their logits are one product."""
+        if not len(which):
+            return
+        corners = self._corners[np.asarray(which)]
+        reach = self._reach(corners)
+        (top, left), (bottom, right) = reach[:, :2].min(axis=0).tolist(), reach[:, 2:].max(axis=0).tolist()
+        prototypes = self._detections.prototypes[:, top:bottom, left:right]
+        with torch.no_grad():
+            chosen = self._detections if len(which) == len(self) else self._detections.take(torch.as_tensor(which))
+            logits = mask_logits(replace(chosen, prototypes=prototypes)).cpu().numpy()
+        for plane, (y0, z0, y1, z1), (a, c, b, d) in zip(logits, corners.tolist(), reach.tolist(), strict=True):
+            if y0 >= y1 or z0 >= z1:
+                yield np.zeros((max(y1 - y0, 0), max(z1 - z0, 0)), bool), (y0, z0)
+                continue
+            upright = self._rows[y0:y1, a:b] @ plane[a - top : b - top, c - left : d - left]
+            yield upright @ self._columns[c:d, z0:z1] > 0, (y0, z0)
+
+    def _reach(self, corners: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Prototype pixels (N, 4) that the boxes' pixels look at: first along Y and Z, and those after the last."""
+        size = np.array(self._detections.prototypes.shape[1:])
+        pixels = corners.reshape(-1, 2, 2) - [[0, 0], [1, 1]]
+        found = np.floor(np.clip((pixels + 0.5) * self._step / 4 - 0.5, 0, size - 1)).astype(np.int64)
+        found[:, 1] = np.minimum(found[:, 1] + 2, size)
+        return found.reshape(-1, 4)
 
 
-def _between(pixels: NDArray[np.int64], step: float, count: int) -> NDArray[np.float32]:
-    """Rows (len(pixels), count) of linear interpolation between prototype pixels, the border repeated."""
-    position = np.clip((pixels + 0.5) * step / 4 - 0.5, 0, count - 1)
+@lru_cache(maxsize=16)
+def _between(length: int, step: float, count: int) -> NDArray[np.float32]:
+    """Rows (length, count) of linear interpolation between prototype pixels, the border repeated."""
+    position = np.clip((np.arange(length) + 0.5) * step / 4 - 0.5, 0, count - 1)
     distance = np.abs(position[:, None] - np.arange(count)[None, :])
     return np.asarray(np.clip(1 - distance, 0, None), np.float32)

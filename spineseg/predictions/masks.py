@@ -111,10 +111,11 @@ def box_iou(first: Floats, second: Floats) -> Floats:
     >>> box_iou(np.array([[0.0, 0, 2, 2]]), np.array([[0.0, 1, 2, 3], [5, 5, 6, 6]])).round(3).tolist()
     [[0.333, 0.0]]
     """
-    low = np.maximum(first[:, None, :2], second[None, :, :2])
-    high = np.minimum(first[:, None, 2:], second[None, :, 2:])
-    common = np.clip(high - low, 0, None).prod(-1)
-    union = (first[:, 2:] - first[:, :2]).prod(-1)[:, None] + (second[:, 2:] - second[:, :2]).prod(-1) - common
+    # Axis by axis: half the time of arrays (N, M, 2).
+    (y0, z0, y1, z1), (v0, w0, v1, w1) = first.T[:, :, None], second.T
+    rows = np.maximum(np.minimum(y1, v1) - np.maximum(y0, v0), 0)
+    common = rows * np.maximum(np.minimum(z1, w1) - np.maximum(z0, w0), 0)
+    union = (y1 - y0) * (z1 - z0) + (v1 - v0) * (w1 - w0) - common
     return cast(Floats, np.divide(common, union, out=np.zeros_like(common), where=union > 0))
 
 

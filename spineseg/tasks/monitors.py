@@ -7,12 +7,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torchvision.ops import nms
 
 from spineseg.metrics.detection import average_precision, average_precision_by_class, f1_threshold
-from spineseg.metrics.matching import IGNORED, MAX_DETECTIONS, States, match_batch, states_of
-from spineseg.models.detections import Crop
-from spineseg.predictions.instances import nms_keep
+from spineseg.metrics.matching import IGNORED, IOU_THRESHOLDS, MAX_DETECTIONS, States, match_batch
+from spineseg.models.detections import Crop, LazyCrops
+from spineseg.predictions.instances import NMS_IOU
 from spineseg.predictions.masks import box_iou
 
 DICE_SCORE = 0.25
@@ -51,7 +53,7 @@ class Found:
         boxes: (D, 4) half-open y0, z0, y1, z1 in network pixels.
         scores: (D,).
         classes: (D,).
-        crops: D masks (h, w) with the position of their first pixel.
+        crops: D masks (h, w) with the position of their first pixel, none beyond its box.
     """
 
     boxes: NDArray[np.float64]
@@ -69,27 +71,34 @@ def monitor_slice(
 ) -> MonitoredSlice:
     """Match one slice's detections with its references.
 
-    The work goes with the detections' boxes, not with the slice.
+    The work goes with the detections' boxes, not with the slice; and a mask is drawn only where it can matter: a pair
+    counts from an IoU of a half on, which takes a box that holds half of the reference.
 
     Args:
         key: case and slice index.
         found: the detections.
         index_map: (Y, Z), i + 1 the i-th reference.
         classes: (G,) of the references.
-        boxes: (G, 4) y0, z0, y1, z1 in pixels.
+        boxes: (G, 4) y0, z0, y1, z1 in pixels, which hold all of the reference's.
     """
     count = len(classes)
+    truth = np.bincount(index_map.ravel(), minlength=count + 1)[1:]
+    reachable = (_inside(found.boxes, boxes) >= IOU_THRESHOLDS[0] * truth).any(axis=1)
+    sure = found.scores >= DICE_SCORE
     shared, areas = np.zeros((len(found.crops), count)), np.zeros(len(found.crops))
     good = np.zeros(index_map.shape, bool)
-    for i, ((crop, (y0, z0)), score) in enumerate(zip(found.crops, found.scores, strict=True)):
+    drawn = np.flatnonzero(reachable | sure).tolist()
+    crops = found.crops.some(drawn) if isinstance(found.crops, LazyCrops) else (found.crops[i] for i in drawn)
+    for i, (crop, (y0, z0)) in zip(drawn, crops, strict=True):
         place = (slice(y0, y0 + crop.shape[0]), slice(z0, z0 + crop.shape[1]))
-        under = np.bincount(index_map[place][crop], minlength=count + 1)
-        shared[i], areas[i] = under[1:], under.sum()
-        if score >= DICE_SCORE:
+        if reachable[i]:
+            areas[i] = np.count_nonzero(crop)
+            shared[i] = np.bincount(index_map[place][crop], minlength=count + 1)[1:]
+        if sure[i]:
             good[place] |= crop
-    truth = np.bincount(index_map[index_map > 0], minlength=count + 1)[1:]
     mask_iou = shared / np.maximum(areas[:, None] + truth[None, :] - shared, 1)
-    kept = nms_keep(found.boxes, found.scores.astype(np.float32))
+    scores = torch.from_numpy(found.scores.astype(np.float32)).double()
+    kept = nms(torch.from_numpy(found.boxes), scores, NMS_IOU).numpy()
     ranked = np.argsort(-found.scores, kind="stable")
     same = np.where(found.classes[:, None] == classes[None, :], mask_iou, -1.0)
     by_mask, by_box, named = _match([mask_iou[kept], box_iou(found.boxes, boxes)[kept], same[ranked]])
@@ -108,14 +117,25 @@ def monitor_slice(
     )
 
 
+def _inside(boxes: NDArray[np.float64], references: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Pixels (D, G) that each box shares with each reference's, at least: both are rounded outwards."""
+    slack = np.array([-1e-2, -1e-2, 1e-2, 1e-2])  # boxes of references come as float32 shares of the image
+    (y0, z0, y1, z1), (v0, w0, v1, w1) = (
+        [np.floor(low) for low in edges[:2]] + [np.ceil(high) for high in edges[2:]]
+        for edges in (boxes.T[:, :, None], (references + slack).T)
+    )
+    rows = np.maximum(np.minimum(y1, v1) - np.maximum(y0, v0), 0)
+    return np.asarray(rows * np.maximum(np.minimum(z1, w1) - np.maximum(z0, w0), 0), np.float64)
+
+
 def _match(pairs: Sequence[NDArray[np.float64]]) -> list[States]:
     """States (10, D) of several sets of detections with the same references, in one matching; IoU by falling score."""
     limit = max(min(len(iou), MAX_DETECTIONS) for iou in pairs)
     padded = np.full((len(pairs), limit, pairs[0].shape[1]), -1.0)
     for rows, iou in zip(padded, pairs, strict=True):
         rows[: len(iou)] = iou[:limit]
-    ignore = np.zeros((len(pairs), pairs[0].shape[1]), bool)
-    found = states_of(match_batch(padded, ignore), ignore, np.zeros(padded.shape[:2], bool))
+    # Nothing is ignored: what is matched is true, and the rest false.
+    found = match_batch(padded, np.zeros((len(pairs), pairs[0].shape[1]), bool)) >= 0
     states = [np.full((found.shape[1], len(iou)), IGNORED, np.int8) for iou in pairs]
     for mine, theirs in zip(states, found, strict=True):
         mine[:, :limit] = theirs[:, : mine.shape[1]]

@@ -1,4 +1,4 @@
-"""Optimisation as Ultralytics does it, each part an explicit setting and each value a function of the position."""
+"""Optimisation as Ultralytics or nnU-Net do it: each part a setting, each value a function of the position."""
 
 import math
 from dataclasses import dataclass
@@ -10,6 +10,7 @@ from torch import nn
 from spineseg.errors import ConfigError
 
 GROUPS = ("weights", "norms", "biases")
+POLY_POWER = 0.9
 
 
 @dataclass(frozen=True)
@@ -19,10 +20,11 @@ class Optimization:
     Args:
         optimizer: SGD (Nesterov) or AdamW.
         lr0: learning rate after the warm-up.
-        lrf: last learning rate as a share of ``lr0``.
-        schedule: ``linear`` or ``cosine``, by epoch.
+        lrf: last learning rate as a share of ``lr0``; ``poly`` goes to 0 and has none.
+        schedule: ``linear``, ``cosine`` or nnU-Net's ``poly``, (1 − epoch ÷ epochs)^0.9; by epoch.
         momentum: SGD's momentum, AdamW's first beta.
-        weight_decay: of weights (not of norms and biases), for the nominal batch.
+        weight_decay: of weights, for the nominal batch.
+        decay_all: whether norms and biases decay too, as in nnU-Net.
         warmup_epochs: epochs in which rates and momentum rise; at least one epoch is left after them.
         warmup_momentum: momentum at the start.
         warmup_bias_lr: learning rate of the biases at the start (the others start at 0).
@@ -34,9 +36,10 @@ class Optimization:
     optimizer: Literal["SGD", "AdamW"] = "SGD"
     lr0: float = 0.01
     lrf: float = 0.01
-    schedule: Literal["linear", "cosine"] = "linear"
+    schedule: Literal["linear", "cosine", "poly"] = "linear"
     momentum: float = 0.937
     weight_decay: float = 5e-4
+    decay_all: bool = False
     warmup_epochs: float = 3.0
     warmup_momentum: float = 0.8
     warmup_bias_lr: float = 0.1
@@ -47,18 +50,19 @@ class Optimization:
         """Check the closed choices."""
         if self.optimizer not in ("SGD", "AdamW"):
             raise ConfigError(f"optim.optimizer must be SGD or AdamW, found {self.optimizer}")
-        if self.schedule not in ("linear", "cosine"):
-            raise ConfigError(f"optim.schedule must be linear or cosine, found {self.schedule}")
+        if self.schedule not in ("linear", "cosine", "poly"):
+            raise ConfigError(f"optim.schedule must be linear, cosine or poly, found {self.schedule}")
 
     def build(self, net: nn.Module, batch_size: int) -> torch.optim.Optimizer:
-        """The optimiser with three groups: weights (decayed), norms, biases."""
+        """The optimiser with three groups: weights (decayed), norms, biases (decayed if all are)."""
         groups: list[dict[str, Any]] = [
             {"params": params, "weight_decay": 0.0, "name": name}
             for name, params in zip(GROUPS, parameter_groups(net), strict=True)
         ]
         summed = self.summed_batches(batch_size)
         nominal = self.nominal_batch or batch_size * summed
-        groups[0]["weight_decay"] = self.weight_decay * batch_size * summed / nominal
+        for group in groups if self.decay_all else groups[:1]:
+            group["weight_decay"] = self.weight_decay * batch_size * summed / nominal
         if self.optimizer == "AdamW":
             return torch.optim.AdamW(groups, lr=self.lr0, betas=(self.momentum, 0.999), weight_decay=0.0, fused=True)
         return torch.optim.SGD(groups, lr=self.lr0, momentum=self.momentum, nesterov=True)
@@ -75,6 +79,8 @@ class Optimization:
         """The schedule's factor on ``lr0`` in an epoch (from 0)."""
         if self.schedule == "cosine":
             return (1 - math.cos(epoch * math.pi / epochs)) / 2 * (self.lrf - 1) + 1
+        if self.schedule == "poly":
+            return float(max(1 - epoch / epochs, 0) ** POLY_POWER)
         return max(1 - epoch / epochs, 0) * (1 - self.lrf) + self.lrf
 
     def settings_at(

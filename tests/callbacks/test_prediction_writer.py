@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from spineseg.callbacks.prediction_writer import describe
+from spineseg.callbacks.prediction_writer import confidences, describe
 from spineseg.metrics.localisation import body_centre_mm
 
 AFFINE = np.array([[0.5, 0, 0, -30], [0, 0.5, 0, 12], [0, 0, 2.0, 5], [0, 0, 0, 1]])
@@ -21,7 +21,7 @@ def test_a_level_of_two_objects_is_one_with_their_weighted_score() -> None:
     numbers = objects()
     values = np.array([0, 19, 20, 20], np.uint8)
     labels = values[numbers]
-    found = describe(labels, AFFINE, values, numbers, np.array([0.9, 0.8, 0.2]), named=True)
+    found = describe(labels, AFFINE, confidences(values, numbers, np.array([0.9, 0.8, 0.2])), named=True)
     assert set(found) == {"T12", "L1"}
     assert found["T12"]["confidence"] == pytest.approx(0.9)
     sizes = np.bincount(numbers.ravel())
@@ -36,6 +36,6 @@ def test_a_level_of_two_objects_is_one_with_their_weighted_score() -> None:
 def test_unnamed_vertebrae_go_by_number_and_crumbs_have_a_centre() -> None:
     numbers = objects()
     numbers[39, 59, 29] = 4
-    found = describe(numbers, AFFINE, np.arange(5), numbers, np.array([0.9, 0.8, 0.2, 0.1]), named=False)
+    found = describe(numbers, AFFINE, confidences(np.arange(5), numbers, np.array([0.9, 0.8, 0.2, 0.1])), named=False)
     assert list(found) == ["1", "2", "3", "4"]
     assert found["4"] == {"body_centre_mm": [-10.5, 41.5, 63.0], "confidence": 0.1}

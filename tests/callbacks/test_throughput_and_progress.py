@@ -17,9 +17,14 @@ def test_images_per_second_counts_images_over_training_time(fit: Any, tiny: Any,
     task.on_train_batch_start = lambda *_: time.sleep(0.05)
     task.on_validation_epoch_start = lambda: time.sleep(0.5)
     fit(task, [Throughput()], loggers=[TableLogger(tmp_path)])
-    speeds = [row.value for row in read_table(tmp_path / "log.csv") if row.name == "train/images_per_second"]
+    rows = read_table(tmp_path / "log.csv")
+    speeds = [row.value for row in rows if row.name == "train/images_per_second"]
     assert len(speeds) == 4  # of three batches an epoch, the first starts the clock
     assert all(2 < speed <= 2 / 0.05 for speed in speeds)  # neither the validation's pause nor half the images
+    iterations = [row.value for row in rows if row.name == "train/iterations_per_second"]
+    assert iterations == pytest.approx([speed / 2 for speed in speeds])
+    peaks = [row.value for row in rows if row.name == "train/peak_ram_mb"]
+    assert len(peaks) == 2 and 10 < peaks[0] <= peaks[1]
 
 
 def test_one_line_an_epoch_without_a_terminal(fit: Any, tiny: Any, capsys: pytest.CaptureFixture[str]) -> None:

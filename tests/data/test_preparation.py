@@ -1,3 +1,4 @@
+import hashlib
 import json
 import os
 import shutil
@@ -8,8 +9,10 @@ import numpy as np
 import pytest
 
 import spineseg.data.building
-from spineseg.data.preparation import prepare_source
+from spineseg.data.exclusions import Exclusion, Exclusions, read_exclusions, write_exclusions
+from spineseg.data.preparation import audit_source, prepare_source
 from spineseg.data.prepared import Prepared, read_prepared
+from spineseg.data.proposal import propose
 from spineseg.data.sources.csi2014 import CSI2014
 from spineseg.data.sources.folder import Folder
 from spineseg.data.store import open_store, stored_key
@@ -35,9 +38,14 @@ def reads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 @pytest.fixture
 def prepare(tmp_path: Path) -> Prepare:
-    def run(source, spacing_mm=NATIVE, split_seed: int = 0, workers: int | None = 1) -> Path:
+    def run(source, spacing_mm=NATIVE, split_seed: int = 0, workers: int | None = 1, resampling="linear") -> Path:
         return prepare_source(
-            source, prepared_root=tmp_path / "prepared", spacing_mm=spacing_mm, split_seed=split_seed, workers=workers
+            source,
+            prepared_root=tmp_path / "prepared",
+            spacing_mm=spacing_mm,
+            split_seed=split_seed,
+            workers=workers,
+            resampling=resampling,
         )
 
     return run
@@ -118,6 +126,66 @@ def test_second_spacing_joins_the_folder(make_folder: Callable[..., Path], prepa
     assert {path.name for path in (folder / "store").iterdir()} == {"native", "native_1_1"}
     reads.clear()
     assert prepare(source) == prepare(source, spacing_mm=(None, 1.0, 1.0)) == folder and reads == []
+
+
+def test_cubic_store_stands_beside_the_linear_one(
+    make_folder: Callable[..., Path], prepare: Prepare, reads: list[str]
+) -> None:
+    source, spacing = Folder(make_folder(2)), (1.5, 1.5, 1.5)
+    folder = prepare(source, spacing)
+    assert prepare(source, spacing, resampling="cubic") == folder
+    prepared = read_prepared(folder)
+    stores = [open_store(prepared.store(spacing, name), ["s0", "s1"]) for name in ("linear", "cubic")]
+    assert stores[0]["s0"].key != stores[1]["s0"].key
+    assert (stores[0]["s0"].read_image(5, 6) != stores[1]["s0"].read_image(5, 6)).any()
+    reads.clear()
+    assert prepare(source, spacing) == prepare(source, spacing, resampling="cubic") == folder and reads == []
+
+
+def test_exclusion_file_is_honoured_and_named(
+    make_folder: Callable[..., Path], prepare: Prepare, tmp_path: Path, reads: list[str]
+) -> None:
+    source = Folder(make_folder(6))
+    everyone = read_prepared(prepare(source))
+    assert everyone.exclusions == Exclusions() and everyone.exclusions.note is None
+    reads.clear()
+    file = tmp_path / "mixed.csv"
+    write_exclusions(file, [Exclusion("s2", "T12 holds half of L1", ("mixed: 40% of T12 lies in L1",), "a reader")])
+    prepared = read_prepared(prepare(Folder(source.root, exclude=str(file))))
+    assert reads == [] and prepared.root != everyone.root
+    assert "s2" not in {case.id for case in prepared.cases} and not list(prepared.root.rglob("s2"))
+    # Nobody else moves: the hash of the others is their own.
+    assert dict(prepared.splits.folds) == {name: f for name, f in everyone.splits.folds.items() if name != "s2"}
+    said = json.loads((prepared.root / "source.json").read_text())["exclusions"]
+    assert said["count"] == 1 and said["file"] == "mixed.csv" and said["cases"][0]["case"] == "s2"
+    assert said["sha256"] == hashlib.sha256(file.read_bytes()).hexdigest()
+    assert prepared.exclusions == read_exclusions(file)
+    assert prepared.exclusions.note is not None and said["sha256"][:12] in prepared.exclusions.note
+    # The same cases for another reason are another folder: what is printed has to be what was meant.
+    write_exclusions(file, [Exclusion("s2", "another reason")])
+    again = read_prepared(prepare(Folder(source.root, exclude=str(file))))
+    assert again.root != prepared.root and again.exclusions.rows[0].reason == "another reason" and reads == []
+
+
+def test_audit_alone_stops_at_nothing_and_is_not_done_twice(
+    make_folder: Callable[..., Path], prepare: Prepare, tmp_path: Path, reads: list[str]
+) -> None:
+    source = Folder(make_folder(4))
+    (source.root / "s1" / "vertebrae.nii.gz").write_bytes(b"no nifti")
+    reports = audit_source(source, prepared_root=tmp_path / "prepared", workers=1)
+    assert [report.id for report in reports if report.fatal] == ["s1"] and len(reports) == 4
+    assert not list((tmp_path / "prepared").rglob("*.b2nd"))
+    [row] = propose(reports)
+    assert row.case == "s1" and "cannot be used" in row.reason and "vertebrae.nii.gz" in row.findings[0]
+    write_exclusions(tmp_path / "out.csv", [row])
+    reads.clear()
+    kept = [case.id for case in read_prepared(prepare(Folder(source.root, exclude=str(tmp_path / "out.csv")))).cases]
+    assert kept == ["s0", "s2", "s3"]
+    reads.clear()
+    assert [
+        r.id for r in audit_source(Folder(source.root, exclude=["s1"]), prepared_root=tmp_path / "prepared")
+    ] == kept
+    assert reads == []
 
 
 def test_interrupted_it_goes_on_where_it_was(

@@ -5,11 +5,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
-from spineseg.data.scans import Scan, ScanSlices, read_scan
+from spineseg.data.scans import Scan, ScanSlices, ScanVolumes, read_scan
 from spineseg.data.slices import SliceReader
+from spineseg.data.store import Resampling
 from spineseg.errors import DataError
-from spineseg.geometry import Volume
+from spineseg.geometry import Volume, canonical, index_to_mm, resample_image
 from spineseg.volumes import write_volume
 
 READER = SliceReader((-200.0, 1000.0), context=1, classes="vertebra", levels=())
@@ -100,3 +102,27 @@ def test_a_scan_stored_as_the_training_data_is_shifted_with_a_note(
         with pytest.raises(DataError, match="air peak expected near -1000 HU"):
             read_scan(file, hu_offset=None, source_offset=source_offset)
     np.testing.assert_array_equal(read_scan(file, hu_offset=-990).array, body().array + 10)
+
+
+@pytest.mark.parametrize("resampling", ["linear", "cubic"])
+def test_volumes_are_resampled_as_for_training_and_remember_their_grid(resampling: Resampling) -> None:
+    (found,) = ScanVolumes([Scan("a", scan)], (1.5, None, 2.0), resampling=resampling)
+    upright = canonical(scan())
+    expected = resample_image(upright, (1.5, None, 2.0), 1 if resampling == "linear" else 3)
+    np.testing.assert_array_equal(found["image"].numpy(), expected.array)
+    assert found["image"].dtype == torch.int16 and found["error"] is None
+    assert found["native_shape"] == (40, 70, 11) and found["canonical_shape"] == upright.shape == (11, 40, 70)
+    np.testing.assert_array_equal(found["native_affine"], AFFINE)
+    # The outer corner is common: a native voxel's centre lies where the step says.
+    index = np.array([3.0, 7, 11])
+    at = (index + 0.5) * found["step"] - 0.5
+    np.testing.assert_allclose(index_to_mm(expected.affine, at), index_to_mm(upright.affine, index))
+
+
+def test_volumes_that_cannot_be_read_do_not_stop_the_rest() -> None:
+    bad = Volume(np.full((3, 4, 5), np.nan, np.float32), AFFINE)
+    scans = [Scan("bad", lambda: bad), Scan("good", scan)]
+    first, second = ScanVolumes(scans, (None, None, None))
+    assert "scan 'bad': 60 voxels are NaN" in str(first["error"]) and first["image"].numel() == 0
+    assert second["error"] is None
+    assert [one["case"] for one in ScanVolumes(scans, (None, None, None), rank=1, world=2)] == ["good"]

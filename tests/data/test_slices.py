@@ -1,5 +1,7 @@
 """Training slices: pure draws, targets straight from the label map."""
 
+import pickle
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -7,6 +9,7 @@ import pytest
 import torch
 
 from spineseg.data.augmentation import SliceAugmentation
+from spineseg.data.planes import Planes
 from spineseg.data.sampling import DrawSampler
 from spineseg.data.slices import SliceDataset, SliceReader, SliceRef, collate, instance_targets
 from spineseg.data.store import StoredCase, build_case, open_store
@@ -54,6 +57,60 @@ def test_a_draw_is_a_pure_function_of_seed_and_position(cases: dict[str, StoredC
     for draw in reversed(range(40)):
         assert same(other[draw], first[draw])
     assert not same(dataset(cases, seed=4)[0], first[0])
+
+
+@pytest.mark.parametrize("context", [0, 1, 2])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        SliceAugmentation(close_mosaic_epochs=0, gamma=0.2),
+        SliceAugmentation(mosaic=0.5, degrees=20, flip_front_back=0.5),
+        SliceAugmentation(mosaic=0.5, contrast=0.3, noise=0.1, blur=1.0),
+    ],
+)
+def test_a_batch_drawn_in_place_is_its_samples_put_together(
+    cases: dict[str, StoredCase], settings: SliceAugmentation, context: int
+) -> None:
+    reader = replace(READER, context=context)
+    draws = [3, 17, 4, 40, 5]
+    refs = dataset(cases).refs
+    made = [SliceDataset(cases, refs, reader, size=(64, 96), augmentation=settings, epochs=20) for _ in range(2)]
+    batch = collate(made[0].__getitems__(draws))
+    expected = collate([made[1][draw] for draw in draws])
+    assert batch["refs"] == expected["refs"]
+    for key in ("images", "index_map", "classes", "boxes", "batch_index"):
+        assert torch.equal(batch[key], expected[key])  # type: ignore[literal-required]
+        assert batch[key].stride() == expected[key].stride()  # type: ignore[literal-required]
+    assert batch["images"].is_contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.parametrize("mosaic", [0.0, 1.0])
+def test_what_is_kept_in_memory_changes_nothing(cases: dict[str, StoredCase], mosaic: float) -> None:
+    settings = SliceAugmentation(mosaic=mosaic, close_mosaic_epochs=0)
+    kept, read = dataset(cases, augmentation=settings), dataset(cases, augmentation=settings)
+    read._planes = Planes(cases, {"a": 9, "b": 7}, few=2, limit_bytes=0)
+    assert kept._planes.all_fit and not read._planes.all_fit
+    travelled = pickle.loads(pickle.dumps(kept))
+    for draw in range(40):
+        assert same(kept[draw], read[draw])
+        assert same(kept[draw], travelled[draw])
+    assert len(kept._planes._images) == 16
+    assert len(read._planes._images) <= 2 * 3 and len(read._planes._labels) <= 2
+    assert len(pickle.dumps(kept)) == len(pickle.dumps(dataset(cases, augmentation=settings)))
+
+
+@pytest.mark.parametrize("window", [(-200.0, 1000.0), (150.5, 900.0), (-900.0, -100.5), (-40000.0, 40000.0)])
+def test_varying_the_values_is_varying_the_pixels(cases: dict[str, StoredCase], window: tuple[float, float]) -> None:
+    """Whole HU go through a table; here it is the same arithmetic on every pixel."""
+    reader = replace(READER, window_hu=window)
+    settings = SliceAugmentation(mosaic=0, translate=0, scale=0, brightness=0.4, gamma=0.3)
+    data = SliceDataset(cases, [SliceRef("a", 4)], reader, size=(40, 60), augmentation=settings, epochs=20)
+    for draw in range(5):
+        rng = np.random.default_rng((0, draw))
+        settings.uses_mosaic(rng, 0, 20)
+        settings.single((40, 60), (40, 60), rng)
+        expected = settings.intensity(reader.image(cases["a"], 4), rng)
+        np.testing.assert_allclose(data[draw]["image"].permute(1, 2, 0).numpy(), expected, atol=1e-6)
 
 
 def test_each_slice_is_drawn_once_in_a_round(cases: dict[str, StoredCase]) -> None:

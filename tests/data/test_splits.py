@@ -168,3 +168,11 @@ def test_split_file_of_the_user(tmp_path: Path) -> None:
         path.write_text(text)
         with pytest.raises(DataError):
             read_split_file(path, CSI)
+
+
+def test_an_excluded_case_leaves_a_split_of_the_user_too(tmp_path: Path) -> None:
+    path = tmp_path / "mine.json"
+    path.write_text('{"train": ["case1", "case2"], "val": ["case3"], "test": ["gone"]}')
+    assert read_split_file(path, CSI, excluded=["gone"]) == Split(("case1", "case2"), ("case3",), ())
+    with pytest.raises(DataError, match="unknown case gone"):
+        read_split_file(path, CSI)

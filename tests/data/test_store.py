@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from spineseg.data.store import StoredCase, adopt_case, as_spacing, build_case, open_store, spacing_key, stored_key
-from spineseg.errors import DataError, FormatError
-from spineseg.geometry import Volume, canonical, restore
+from spineseg.errors import ConfigError, DataError, FormatError
+from spineseg.geometry import Volume, canonical, resample_image, restore
 
 Spine = Callable[..., tuple[Volume, Volume]]
 NATIVE = (None, None, None)
@@ -67,6 +67,19 @@ def test_resampled_store_keeps_image_and_label_on_one_grid(tmp_path: Path, make_
     np.testing.assert_array_equal(case.native.affine, image.affine)
     bone = case.read_image(6, 7)[0][case.read_label(6) > 0]
     assert 150 < bone.mean() < 350
+
+
+def test_cubic_store_holds_the_cubic_image_and_the_same_mask(tmp_path: Path, make_spine: Spine) -> None:
+    image, labels = make_spine(axes="PIR", spacing_mm=(2.0, 0.7, 1.3))
+    spacing = (1.0, 1.0, 1.0)
+    build_case(tmp_path / "a", image, labels, spacing, "k")
+    build_case(tmp_path / "b", image, labels, spacing, "k", "cubic")
+    linear, cubic = StoredCase(tmp_path / "a"), StoredCase(tmp_path / "b")
+    whole = (slice(None), slice(None), slice(None))
+    np.testing.assert_array_equal(linear.read_label_box(whole), cubic.read_label_box(whole))
+    expected = resample_image(canonical(image), spacing, order=3).array
+    np.testing.assert_array_equal(cubic.read_image_box(whole), expected)
+    assert (linear.read_image_box(whole) != expected).any()
 
 
 def test_boxes_outside_are_refused(tmp_path: Path, make_spine: Spine) -> None:
@@ -141,6 +154,9 @@ def test_adopted_case_is_the_same(tmp_path: Path, make_spine: Spine) -> None:
 def test_spacing_names() -> None:
     assert spacing_key(as_spacing([None, 1, 1.5])) == "native_1_1.5"
     assert as_spacing(None) == NATIVE
+    assert spacing_key((1.5, 1.5, 1.5), "cubic") != spacing_key((1.5, 1.5, 1.5)) == "1.5_1.5_1.5"
+    with pytest.raises(ConfigError, match=r"data\.resampling=order3: expected linear or cubic"):
+        spacing_key(NATIVE, "order3")  # type: ignore[arg-type]
     for wrong in ([1, 1], [0, 1, 1], [None, -1, 1]):
         with pytest.raises(DataError, match="spacing_mm"):
             as_spacing(wrong)

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from torchvision.ops import nms
 
 from spineseg.models.detections import SliceDetections, draw, draw_in_boxes, draw_on, suppress
 from spineseg.models.yolo import RawDetections
@@ -55,6 +56,11 @@ def test_masks_drawn_in_their_boxes_are_the_masks_drawn_whole(seed: int) -> None
         pasted = np.zeros((48, 64), bool)
         pasted[y : y + crop.shape[0], z : z + crop.shape[1]] = crop
         np.testing.assert_array_equal(pasted, mask)
+    alone = [crops[i][0] for i in range(len(crops))]  # drawn one by one, or some of them
+    for one, (crop, _) in zip(alone, crops, strict=True):
+        np.testing.assert_array_equal(one, crop)
+    for one, (crop, _) in zip(alone[1:3], crops[1:3], strict=True):
+        np.testing.assert_array_equal(one, crop)
 
 
 @pytest.mark.parametrize("step", [(0.5, 0.5), (0.25, 1.0), (2.0, 1.5)])
@@ -84,6 +90,35 @@ def test_boxes_outside_the_grid_draw_nothing() -> None:
     boxes, crops = draw_on(found, (48, 64), (1.0, 1.0))
     assert crops[0][0].size == 0
     assert boxes[0].tolist() == [48, 64, 48, 64]
+
+
+@pytest.mark.parametrize("classes", [1, 3])
+@pytest.mark.parametrize("limit", [20, 100])
+def test_suppression_of_a_short_list_is_that_of_the_whole(classes: int, limit: int) -> None:
+    """More candidates than the first try takes, also where it leaves too few; against one class after the other."""
+    generator = torch.Generator().manual_seed(classes)
+    corners = torch.rand(3, 1500, 2, generator=generator) * torch.tensor([300.0, 300.0, 30.0])[:, None, None]
+    boxes = torch.cat([corners, corners + 20 + 10 * torch.rand(3, 1500, 2, generator=generator)], dim=2)
+    scores = torch.rand(3, 1500, classes, generator=generator) * (
+        torch.rand(3, 1500, classes, generator=generator) < 0.6
+    )
+    raw = RawDetections(boxes, scores, torch.randn(3, 1500, 32, generator=generator), torch.zeros(3, 32, 8, 8), {})
+    lengths = []
+    for image, found in enumerate(suppress(raw, limit=limit)):
+        pairs = []
+        for of in range(classes):
+            anchors = torch.where(scores[image, :, of] > 0.001)[0]
+            kept = nms(boxes[image][anchors], scores[image, anchors, of], 0.7)
+            pairs += [(float(scores[image, anchor, of]), of, int(anchor)) for anchor in anchors[kept]]
+        best = sorted(pairs, reverse=True)[:limit]
+        assert found.scores.tolist() == [value for value, _, _ in best]
+        assert found.classes.tolist() == [of for _, of, _ in best]
+        anchors = torch.tensor([anchor for _, _, anchor in best])
+        assert torch.equal(found.boxes, boxes[image][anchors])
+        assert torch.equal(found.coefficients, raw.coefficients[image][anchors])
+        assert torch.equal(found.distributions, scores[image][anchors])
+        lengths.append(len(found))
+    assert lengths[0] == limit
 
 
 def test_suppression_keeps_the_best_of_each_class() -> None:

@@ -2,8 +2,11 @@
 
 import numpy as np
 import pytest
+import torch
 
 from spineseg.metrics.matching import match_slice
+from spineseg.models.detections import SliceDetections, draw, draw_in_boxes
+from spineseg.predictions.instances import nms_keep
 from spineseg.tasks.monitors import DICE_SCORE, Found, MonitoredSlice, monitor_slice, monitors
 
 Shapes = list[tuple[int, int, int, int]]
@@ -97,7 +100,8 @@ def test_states_are_those_of_whole_masks() -> None:
         boxes = np.array([(y, z, y + 9, z + 10) for y, z in corners], float)
         scores, classes = rng.random(12), rng.integers(0, 2, 12)
         references = rng.integers(0, 2, 4)
-        item = monitor_slice(("a", 0), Found(boxes, scores, classes, crops), index_map, references, np.zeros((4, 4)))
+        hulls = np.array([(*np.argwhere(mask).min(0), *np.argwhere(mask).max(0) + 1) for mask in truth], float)
+        item = monitor_slice(("a", 0), Found(boxes, scores, classes, crops), index_map, references, hulls)
         shared = (whole[:, None] & truth[None]).sum((2, 3))
         iou = shared / np.maximum((whole[:, None] | truth[None]).sum((2, 3)), 1)
         expected = match_slice(iou, scores, classes=classes, reference_classes=references)
@@ -105,3 +109,39 @@ def test_states_are_those_of_whole_masks() -> None:
         np.testing.assert_array_equal(item.masks, match_slice(iou[item.agnostic], scores[item.agnostic]))
         good = whole[scores >= DICE_SCORE].any(0)
         assert item.overlap == ((good & (index_map > 0)).sum(), good.sum(), (index_map > 0).sum())
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_masks_that_are_not_drawn_could_not_have_mattered(seed: int) -> None:
+    """Detections around and beside the references as a network gives them, against every mask drawn whole."""
+    rng, generator = np.random.default_rng(seed), torch.Generator().manual_seed(seed)
+    index_map, hulls = slice_of([(8 + 20 * i, 10, 22 + 20 * i, 40) for i in range(4)], size=96)
+    index_map[8:96, 10:14] = 0  # references that do not fill their boxes
+    hulls[:, 1] = 14
+    count = 90
+    near = hulls[rng.integers(0, 4, count)] + rng.normal(0, 1, (count, 4)) * rng.choice([1, 4, 20], (count, 1))
+    low, high = np.minimum(near[:, :2], near[:, 2:]), np.maximum(near[:, :2], near[:, 2:])
+    boxes = torch.tensor(np.stack([low[:, 1], low[:, 0], high[:, 1], high[:, 0]], axis=1), dtype=torch.float32)
+    # Logits that are mostly positive: masks about as large as their boxes.
+    prototypes = torch.rand(32, 24, 24, generator=generator)
+    coefficients = torch.randn(count, 32, generator=generator) + 0.6
+    scores = torch.rand(count, generator=generator).sort(descending=True).values ** 3
+    classes = torch.randint(0, 2, (count,), generator=generator)
+    item = SliceDetections(boxes, scores, classes, torch.ones(count, 2), coefficients, prototypes)
+    corners, crops = draw_in_boxes(item, (96, 96))
+    named = np.array([0, 1, 0, 1])
+    result = monitor_slice(
+        ("a", 0), Found(corners, scores.double().numpy(), classes.numpy(), crops), index_map, named, hulls
+    )
+    whole = draw(item, (96, 96)).masks.numpy()
+    truth = np.stack([index_map == i + 1 for i in range(4)])
+    iou = (whole[:, None] & truth).sum((2, 3)) / np.maximum((whole[:, None] | truth).sum((2, 3)), 1)
+    assert (iou >= 0.5).sum() > 5 and ((iou > 0) & (iou < 0.5)).sum() > 20
+    kept = nms_keep(corners, scores.numpy())
+    np.testing.assert_array_equal(result.agnostic, kept)
+    np.testing.assert_array_equal(result.masks, match_slice(iou[kept], scores[kept]))
+    np.testing.assert_array_equal(
+        result.named_masks, match_slice(iou, scores, classes=classes.numpy(), reference_classes=named)
+    )
+    good = whole[scores.numpy() >= DICE_SCORE].any(0)
+    assert result.overlap == ((good & (index_map > 0)).sum(), good.sum(), (index_map > 0).sum())

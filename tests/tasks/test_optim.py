@@ -5,9 +5,12 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+import yaml
 from hypothesis import given
 from hypothesis import strategies as st
+from torch import nn
 
+from spineseg.config import conf_dir
 from spineseg.errors import ConfigError
 from spineseg.models.yolo import YOLOv8Seg
 from spineseg.tasks.optim import Optimization, parameter_groups
@@ -100,5 +103,48 @@ def test_apply_sets_rates_and_momentum(net: YOLOv8Seg) -> None:
 def test_closed_choices() -> None:
     with pytest.raises(ConfigError, match="SGD or AdamW"):
         Optimization(optimizer="Adam")  # type: ignore[arg-type]
-    with pytest.raises(ConfigError, match="linear or cosine"):
-        Optimization(schedule="poly")  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="linear, cosine or poly"):
+        Optimization(schedule="step")  # type: ignore[arg-type]
+
+
+def nnunet_recipe() -> Optimization:
+    node = yaml.safe_load((conf_dir() / "optim" / "nnunet.yaml").read_text())
+    return Optimization(**{key: value for key, value in node.items() if key != "_target_"})
+
+
+def small_net() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Conv2d(1, 4, 3), nn.InstanceNorm2d(4, affine=True), nn.LeakyReLU(0.01), nn.Conv2d(4, 2, 1))
+
+
+def test_poly_is_nnunets_schedule() -> None:
+    polylr = pytest.importorskip("nnunetv2.training.lr_scheduler.polylr")
+    theirs = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=0.01)
+    scheduler = polylr.PolyLRScheduler(theirs, 0.01, 12)
+    o = nnunet_recipe()
+    for epoch in range(12):
+        scheduler.step(epoch)
+        rates, momentum, summed = o.settings_at(3 * epoch + 1, epoch, epochs=12, batches=3, batch_size=2)
+        assert rates == [pytest.approx(theirs.param_groups[0]["lr"], rel=1e-12)] * 3
+        assert (momentum, summed) == (0.99, 1)
+
+
+def test_nnunets_recipe_is_torchs_sgd_step_by_step() -> None:
+    """Its settings as nnunetv2's trainer has them: one group, all of it decayed, (1 − epoch ÷ epochs)^0.9."""
+    ours, theirs = small_net(), small_net()
+    o = nnunet_recipe()
+    mine = o.build(ours, batch_size=2)
+    his = torch.optim.SGD(theirs.parameters(), 0.01, weight_decay=3e-5, momentum=0.99, nesterov=True)
+    generator = torch.Generator().manual_seed(0)
+    for batch in range(12):
+        epoch = batch // 3
+        rates, momentum, _ = o.settings_at(batch, epoch, epochs=4, batches=3, batch_size=2)
+        o.apply(mine, rates, momentum)
+        his.param_groups[0]["lr"] = 0.01 * (1 - epoch / 4) ** 0.9
+        images = torch.randn(2, 1, 8, 8, generator=generator)
+        for net, optimizer in ((ours, mine), (theirs, his)):
+            optimizer.zero_grad()
+            (net(images) - 1).square().mean().backward()
+            optimizer.step()
+        for a, b in zip(ours.parameters(), theirs.parameters(), strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-8)

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spineseg.data.cases import Case, RawCase
+from spineseg.data.exclusions import PROPOSE, Exclusion, Exclusions, read_exclusions
 from spineseg.data.splits import SplitRule
 from spineseg.errors import ConfigError, DataError
 from spineseg.geometry import Array, Grid, Volume, canonical, canonical_grid, restore
@@ -35,6 +36,7 @@ class Source(ABC):
         labels: whether mask values are levels, or only tell instances apart.
         mask_required: whether an image without a mask is a fault of the set.
         expected_levels: how many levels a mask should hold; None if that varies.
+        expected_spacing_mm: spacing of every image along each axis; None if that varies.
         download: whether ``prepare`` is to fetch the set first.
     """
 
@@ -43,6 +45,7 @@ class Source(ABC):
     labels: ClassVar[Literal["levels", "instances"]] = "levels"
     mask_required: ClassVar[bool] = True
     expected_levels: ClassVar[int | None] = None
+    expected_spacing_mm: ClassVar[float | None] = None
     hounsfield: ClassVar[bool] = True
 
     def __init__(
@@ -60,7 +63,7 @@ class Source(ABC):
         if edge not in ("ignore", "count", "crop"):
             raise ConfigError(f"data.source.edge={edge}: expected ignore, count or crop")
         self.edge: Edge = edge
-        self.exclude = _excluded(exclude)
+        self.exclusions = _excluded(exclude)
         self.hu_offset = hu_offset
         self.download = download
 
@@ -84,10 +87,11 @@ class Source(ABC):
         twice = sorted({case.id for case in found if sum(other.id == case.id for other in found) > 1})
         if twice:
             raise DataError(f"{self.root}: two cases are called {', '.join(twice)}; rename or remove one of each")
-        unknown = sorted(self.exclude - {case.id for case in found})
+        excluded = self.exclusions.cases
+        unknown = sorted(excluded - {case.id for case in found})
         if found and unknown:
             raise ConfigError(f"data.source.exclude names no case of {self.root}: {', '.join(unknown)}")
-        kept = [case for case in found if case.id not in self.exclude]
+        kept = [case for case in found if case.id not in excluded]
         if not kept:
             raise DataError(self._missing())
         return kept
@@ -231,17 +235,16 @@ def parts(path: Path) -> tuple[Path, ...]:
     return (path,)
 
 
-def _excluded(exclude: Sequence[str] | str) -> frozenset[str]:
-    """Case ids from a list, or from a text file with one id a line (``#`` starts a comment)."""
+def _excluded(exclude: Sequence[str] | str) -> Exclusions:
+    """Exclusions from a list of case ids, which gives no reasons, or from an exclusion file."""
     if not isinstance(exclude, str):
-        return frozenset(str(case) for case in exclude)
-    path = Path(exclude)
-    if not path.is_file():
+        return Exclusions(tuple(Exclusion(case, "") for case in sorted({str(case) for case in exclude})))
+    if not Path(exclude).is_file():
         raise ConfigError(
-            f"data.source.exclude={exclude}: no such file; expected a list of case ids, or a file of them"
+            f"data.source.exclude={exclude}: no such file; expected a list of case ids, or an exclusion file as "
+            f"`{PROPOSE}` writes it"
         )
-    lines = (line.partition("#")[0].strip() for line in path.read_text(encoding="utf-8").splitlines())
-    return frozenset(line for line in lines if line)
+    return read_exclusions(Path(exclude))
 
 
 def volumes_in(folder: Path) -> Iterable[Path]:

@@ -39,7 +39,7 @@ class CSI2014(Source):
         label_style: ``hundreds``, ``numbers`` (1..24 = C1..L5) or ``auto``, by the values of each mask.
         levels: levels that named networks tell apart.
         edge: rule for cut levels.
-        exclude: case ids, or a file of them.
+        exclude: case ids, or an exclusion file.
         download: fetch the public-domain copy first.
     """
 

@@ -42,7 +42,7 @@ class Folder(Source):
         include: patterns of case ids to take.
         levels: levels that named networks tell apart.
         edge: rule for cut levels.
-        exclude: case ids, or a file of them.
+        exclude: case ids, or an exclusion file.
         hu_offset: added to the stored values to give HU.
         name: name of the set in prepared folders and split hashes.
     """

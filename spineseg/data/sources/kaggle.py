@@ -6,7 +6,7 @@ Case numbers have gaps (0 to 1224), so files are listed, never counted. 25 is S1
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Final
+from typing import ClassVar, Final
 
 from spineseg.data.cases import RawCase
 from spineseg.data.sources.base import Edge, Source, volumes_in
@@ -25,12 +25,13 @@ class Kaggle(Source):
         root: folder that holds the set, or its ``spine_segmentation_nnunet_v2`` folder.
         levels: levels that named networks tell apart.
         edge: rule for cut levels; the set annotates parts of vertebrae.
-        exclude: case ids, or a file of them (10–15 % of the masks it derives from mix vertebrae).
+        exclude: case ids, or an exclusion file (10–15 % of the masks it derives from mix vertebrae).
         hu_offset: added to the stored values; the set is in HU.
         download: fetch it with kagglehub first (needs your Kaggle token).
     """
 
     name = "kaggle"
+    expected_spacing_mm: ClassVar[float | None] = 1.5
 
     def __init__(
         self,

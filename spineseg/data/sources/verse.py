@@ -19,7 +19,7 @@ class Verse(Source):
         root: folder that holds ``rawdata`` and ``derivatives``, at any depth.
         levels: levels that named networks tell apart.
         edge: rule for cut levels.
-        exclude: case ids, or a file of them.
+        exclude: case ids, or an exclusion file.
         hu_offset: added to the stored values; the set is in HU.
     """
 

@@ -36,7 +36,7 @@ class YoloExport(Source):
         window_hu: HU that grey 0 and 255 stand for.
         pixel_mm: size of a pixel.
         anterior: side of the picture that shows the front of the body.
-        exclude: case ids, or a file of them.
+        exclude: case ids, or an exclusion file.
     """
 
     name = "yolo_export"

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from spineseg.data.audit import examine
+from spineseg.data.exclusions import Exclusion, write_exclusions
 from spineseg.data.sources.kaggle import Kaggle
 from spineseg.errors import ConfigError, DataError
 from spineseg.geometry import Volume
@@ -29,7 +30,9 @@ def test_numbers_with_gaps_and_25_is_s1(root: Path) -> None:
         cases = source.cases()
         assert [case.id for case in cases] == ["case_0000", "case_0001", "case_0002", "case_0004", "case_1224"]
         assert set(np.unique(source.read_labels(cases[-1]).array)) == {0, 23, 24, SACRUM}
-    assert examine(source, cases[0]).report.fatal == ()
+    report = examine(source, cases[0]).report
+    assert report.fatal == () and report.case is not None
+    assert report.case.findings == ("spacing: 2 × 2.5 × 3 mm, expected 1.5 mm along each axis",)
     assert len(source.levels) == 25 and source.edge == "count"
 
 
@@ -41,8 +44,8 @@ def test_nifti_bytes_under_a_gz_name_are_read(root: Path) -> None:
 
 
 def test_exclusion_by_list_and_by_file(root: Path, tmp_path: Path) -> None:
-    listed = tmp_path / "mixed.txt"
-    listed.write_text("# vertebrae mixed\ncase_0001  # T5 twice\n\ncase_0004\n")
+    listed = tmp_path / "mixed.csv"
+    write_exclusions(listed, [Exclusion("case_0001", "T5 twice"), Exclusion("case_0004", "names shifted")])
     for exclude in (["case_0001", "case_0004"], str(listed)):
         assert [case.id for case in Kaggle(root, exclude=exclude).cases()] == ["case_0000", "case_0002", "case_1224"]
     with pytest.raises(ConfigError, match="case_0003"):

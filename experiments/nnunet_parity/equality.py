@@ -1,0 +1,147 @@
+"""For one plan, one set of weights and one batch: the same loss, logits and labels; checkpoints both ways."""
+
+import contextlib
+import io
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import scans
+import torch
+from recipe import Recipe, our_config
+from torch import Tensor
+
+from spineseg.data.datamodules import PatchDataModule
+from spineseg.models.nnunet import loss, planned_network
+from spineseg.models.nnunet_settings import PlannedSettings
+from spineseg.models.nnunet_weights import export_checkpoint, import_checkpoint
+from spineseg.predictions.streaming import SlidingWindow
+from spineseg.predictions.strips import StripSums
+from spineseg.predictions.windows import lay_windows
+from spineseg.targets import build
+
+
+def measure(recipe: Recipe, work: Path) -> dict[str, Any]:
+    """Differences of loss, window logits, stitched logits and labels."""
+    torch.set_num_threads(recipe.threads)
+    torch.manual_seed(0)
+    settings = scans.settings(work)
+    module = build(our_config(recipe, work, settings).data, PatchDataModule)
+    net = planned_network(1, module.num_classes, settings.architecture, settings.deep_supervision)
+    # Weights as they are drawn give logits near 0, which hides differences: these are of the size of a trained net's.
+    with torch.no_grad():
+        for layer in net.network.decoder.seg_layers:  # type: ignore[attr-defined,union-attr]
+            layer.weight.mul_(20)
+    folder = work / "exported"
+    path = export_checkpoint(net.state_dict(), settings, module.levels, folder, mirror_axes=())
+    predictor = _predictor(folder)
+    back = import_checkpoint(path).state_dict
+    same = all(torch.equal(back[name], value) for name, value in net.state_dict().items())
+    found = _training(settings, net, predictor.network, module)
+    found |= _prediction(settings, net, predictor, module)
+    return {**found, "round_trip": bool(same), "checkpoint_reads_weights_only": _reads(path)}
+
+
+def _predictor(folder: Path) -> Any:
+    from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
+
+    with contextlib.redirect_stdout(io.StringIO()):
+        predictor = nnUNetPredictor(
+            tile_step_size=0.5, use_gaussian=True, use_mirroring=False, device=torch.device("cpu"), allow_tqdm=False
+        )
+    predictor.initialize_from_trained_model_folder(str(folder), use_folds=(0,))
+    return predictor
+
+
+def _reads(path: Path) -> bool:
+    torch.load(path, map_location="cpu", weights_only=True)
+    return True
+
+
+def _training(settings: PlannedSettings, net: Any, theirs: Any, module: PatchDataModule) -> dict[str, Any]:
+    """One training batch through both networks and both losses."""
+    from batchgeneratorsv2.transforms.utils.deep_supervision_downsampling import DownsampleSegForDSTransform
+    from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+
+    dataset = module.train_dataset()
+    samples = [dataset[draw] for draw in range(module.batch_size)]
+    images = torch.stack([sample["image"] for sample in samples])[:, None]
+    labels = torch.stack([sample["labels"] for sample in samples])[:, None]
+    strides = np.cumprod(settings.plans["configurations"]["3d_fullres"]["architecture"]["arch_kwargs"]["strides"], 0)
+    scales = [list(1 / each) for each in strides][:-1]
+    trainer = SimpleNamespace(
+        label_manager=SimpleNamespace(has_regions=False, ignore_label=None),
+        configuration_manager=SimpleNamespace(batch_dice=settings.batch_dice),
+        is_ddp=False,
+        _do_i_compile=lambda: False,
+        enable_deep_supervision=True,
+        _get_deep_supervision_scales=lambda: scales,
+    )
+    turn = (0, 1, *(2 + axis for axis in settings.axes))
+    downsample = DownsampleSegForDSTransform(scales)
+    targets = [downsample(segmentation=each.permute(0, *(1 + a for a in settings.axes)).short()) for each in labels]
+    stacked = [torch.stack(each) for each in zip(*(target["segmentation"] for target in targets), strict=True)]
+    theirs.decoder.deep_supervision = True
+    with torch.no_grad():
+        outputs, expected = net.train()(images), theirs(images.permute(turn))
+        ours = loss(settings.batch_dice)(outputs, labels).item()
+        their_loss = nnUNetTrainer._build_loss(trainer)(expected, stacked).item()
+    theirs.decoder.deep_supervision = False
+    return {
+        "loss": ours,
+        "loss_difference": abs(ours - their_loss),
+        "window_logits_difference": max(
+            _apart(one.permute(turn), other) for one, other in zip(outputs, expected, strict=True)
+        ),
+        "logits_largest": max(other.abs().max().item() for other in expected),
+        "labelled_share": float((labels > 0).float().mean()),
+    }
+
+
+def _prediction(settings: PlannedSettings, net: Any, predictor: Any, module: PatchDataModule) -> dict[str, Any]:
+    """A whole case, stitched by both."""
+    image = module.val_dataset()[0]["image"].numpy()
+    net.eval()
+    window = SlidingWindow(overlap=0.5)
+    streamed = window(
+        net,
+        image,
+        patch_size=settings.patch_size,
+        normalization=module.normalization,
+        num_classes=module.num_classes,
+    )
+    ours = _stitched(net, image, settings, module)
+    given = torch.from_numpy(module.normalization(image).transpose(settings.axes)[None].copy())
+    theirs = predictor.predict_logits_from_preprocessed_data(given)
+    theirs = theirs.float().permute(0, *(1 + axis for axis in np.argsort(settings.axes)))
+    agree = float((torch.from_numpy(streamed.labels) == theirs.argmax(0)).float().mean())
+    return {
+        "stitched_logits_difference": _apart(ours, theirs),
+        "argmax_agreement": agree,
+        "classes_predicted": int(torch.unique(theirs.argmax(0)).numel()),
+        "windows": lay_windows(image.shape, settings.patch_size, 0.5).count,
+        "case_shape": list(image.shape),
+    }
+
+
+def _stitched(net: Any, image: Any, settings: PlannedSettings, module: PatchDataModule) -> Tensor:
+    """Our averaged logits (K, X, Y, Z): what ``SlidingWindow`` adds up, kept in place of labelled."""
+    windows = lay_windows(image.shape, settings.patch_size, 0.5)
+    found = torch.zeros(module.num_classes, *image.shape)
+
+    def keep(block: Tensor, plane: int, row: int) -> None:
+        found[:, plane : plane + block.shape[1], row : row + block.shape[2]] = block
+
+    sums = StripSums(windows, (0, 1, 2), module.num_classes, keep, torch.device("cpu"))
+    with torch.inference_mode():
+        for strip in sums.corners():
+            for index in strip:
+                corner = [windows.starts[axis][n] for axis, n in enumerate(index)]
+                seen = torch.from_numpy(windows.read(image, corner, module.normalization))[None, None]
+                sums.add(index, net(seen)[0])
+    return found
+
+
+def _apart(one: Tensor, other: Tensor) -> float:
+    return float((one - other).abs().max())

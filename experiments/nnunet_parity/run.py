@@ -1,0 +1,113 @@
+"""Compare nnU-Net's own trainer and predictor with ours, for one plan made by nnU-Net.
+
+Resumable: each job is a process of its own and leaves a file in ``<work>/jobs``; finished jobs are skipped. See
+README.md for the question, the command and the table.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from recipe import Recipe
+
+HERE = Path(__file__).resolve().parent
+
+
+def names(recipe: Recipe) -> list[str]:
+    """Every job, in order; what a job needs is done by jobs before it."""
+    # Alternating, so that a machine that slows down slows both.
+    trained = [f"{kind}-{seed}" for seed in recipe.seeds for kind in ("theirs", "ours")]
+    return ["simulate", "prepare", "equality", *trained, "ours-bf16"]
+
+
+def do(name: str, recipe: Recipe, work: Path) -> dict[str, Any]:
+    """One job."""
+    import equality
+    import scans
+    import training
+
+    if name in ("simulate", "prepare"):
+        return dict(getattr(scans, name)(recipe, work))
+    if name == "equality":
+        return equality.measure(recipe, work)
+    kind, _, what = name.partition("-")
+    if what == "bf16":
+        return training.ours(
+            recipe, work, name=name, seed=recipe.seeds[0], precision="bf16-mixed", epochs=recipe.short_epochs
+        )
+    if kind == "theirs":
+        return training.theirs(recipe, work, name=name, seed=int(what), epochs=recipe.epochs)
+    return training.ours(recipe, work, name=name, seed=int(what), precision="32", epochs=recipe.epochs)
+
+
+def result(work: Path, name: str) -> dict[str, Any]:
+    """What a finished job left."""
+    return dict(json.loads((work / "jobs" / f"{name}.json").read_text()))
+
+
+def one(name: str, work: Path) -> None:
+    """Do one job in this process."""
+    found = do(name, Recipe.read(work), work)
+    partial = work / "jobs" / f".{name}.partial"
+    partial.write_text(json.dumps(found, indent=1))
+    partial.replace(work / "jobs" / f"{name}.json")
+
+
+def main() -> None:
+    """Do what is not done yet, then write the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--work", type=Path, required=True, help="folder for data, runs and the table")
+    parser.add_argument("--scans", type=Path, help="a set in the Kaggle layout; else six small ones are simulated")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--epochs", type=int, default=Recipe.epochs)
+    parser.add_argument("--iterations", type=int, default=Recipe.iterations, help="of an epoch")
+    parser.add_argument("--threads", type=int, default=Recipe.threads, help="of both trainers")
+    parser.add_argument("--tiny", action="store_true", help="one seed, a few steps: tries the script, no more")
+    parser.add_argument("--job", help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    work = given.work.resolve()
+    if given.job:
+        one(given.job, work)
+        return
+    (work / "jobs").mkdir(parents=True, exist_ok=True)
+    scans = None if given.scans is None else str(given.scans.resolve())
+    if given.tiny:
+        recipe = Recipe(
+            scans=scans, spacing_mm=6.0, patch=(8, 16, 16), features=(4, 8), iterations=3, epochs=2, short_epochs=1,
+            seeds=(0,), threads=given.threads,
+        )  # fmt: skip
+    else:
+        recipe = Recipe(
+            scans=scans,
+            iterations=given.iterations,
+            epochs=given.epochs,
+            seeds=tuple(given.seeds),
+            threads=given.threads,
+        )
+    recipe.write(work)
+    todo = names(recipe)
+    for number, name in enumerate(todo, start=1):
+        if (work / "jobs" / f"{name}.json").is_file():
+            print(f"[{number}/{len(todo)}] {name}: done before", flush=True)
+            continue
+        print(f"[{number}/{len(todo)}] {name} …", end=" ", flush=True)
+        started = time.perf_counter()
+        log = work / "jobs" / f"{name}.log"
+        command = [sys.executable, str(HERE / "run.py"), "--work", str(work), "--job", name]
+        with log.open("w") as stream:
+            done = subprocess.run(command, stdout=stream, stderr=subprocess.STDOUT, check=False)
+        print(f"{time.perf_counter() - started:.0f} s", flush=True)
+        if done.returncode:
+            tail = "\n  ".join(log.read_text().splitlines()[-12:])
+            raise SystemExit(f"error: job {name} failed, see {log}:\n  {tail}")
+    from table import write_table
+
+    print(write_table(recipe, {name: result(work, name) for name in todo}, work))
+
+
+if __name__ == "__main__":
+    main()

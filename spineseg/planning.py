@@ -1,0 +1,46 @@
+"""What nnU-Net's planner decides for a recipe, written into its configuration before a run begins.
+
+A run's ``config.yaml`` then holds every number, so that nothing is planned again to resume it or to predict with it.
+"""
+
+from pathlib import Path
+
+from omegaconf import DictConfig, OmegaConf, open_dict
+
+from spineseg.data.preparation import prepare_source
+from spineseg.data.prepared import read_prepared
+from spineseg.data.sources import Source
+from spineseg.data.store import as_spacing
+from spineseg.errors import ConfigError
+from spineseg.models.nnunet import plan
+from spineseg.targets import build, plain
+
+
+def planned(cfg: DictConfig) -> DictConfig:
+    """Fill the keys that are null with what the plan settles; keys with a value win over the plan.
+
+    Args:
+        cfg: root configuration of ``train`` with a ``planner`` node: the keyword arguments of ``plan``.
+
+    Raises:
+        ConfigError: a key that the plan settles and the recipe does not have.
+    """
+    source = build(cfg.data.source, Source)  # type: ignore[type-abstract]
+    folder = prepare_source(
+        source,
+        prepared_root=Path(cfg.data.prepared_root),
+        spacing_mm=as_spacing(plain(cfg.data.spacing_mm)),
+        split_seed=cfg.data.split_seed,
+    )
+    prepared = read_prepared(folder)
+    split = prepared.split(fold=cfg.data.fold, split_file=cfg.data.split_file, overfit=cfg.data.overfit)
+    print("planning with nnU-Net's planner; the plan is kept beside the prepared set", flush=True)
+    settings = plan(prepared, source, split, work=folder.with_name(f"{folder.name}-nnunet-plans"), **plain(cfg.planner))
+    with open_dict(cfg):
+        for key, value in settings.keys().items():
+            parent = OmegaConf.select(cfg, key.rpartition(".")[0])
+            if parent is None:
+                raise ConfigError(f"{key}: the planner settles it, but the recipe has no {key.rpartition('.')[0]}")
+            if parent.get(key.rpartition(".")[2]) is None:
+                OmegaConf.update(cfg, key, value, force_add=True)
+    return cfg
