@@ -79,11 +79,19 @@ def steps_done(checkpoint: dict[str, Any]) -> int:
     return int(checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]["total"]["processed"])
 
 
-# What two runs of the same bits need not share: how long they took.
-TIMES = frozenset({"seconds", "train/images_per_second"})
+# What two runs of the same bits need not share: the time and the memory that they took.
+COSTS = frozenset(
+    {
+        "seconds",
+        "train/images_per_second",
+        "train/iterations_per_second",
+        "train/peak_ram_mb",
+        "train/peak_vram_mb",
+    }
+)
 
 
-def differences(left: Any, right: Any, ignored: frozenset[str] = TIMES, place: str = "") -> list[str]:
+def differences(left: Any, right: Any, ignored: frozenset[str] = COSTS, place: str = "") -> list[str]:
     """Return where two checkpoints, or parts of them, differ in a bit or in a type; empty for equal ones.
 
     Args:

@@ -54,6 +54,7 @@ class PrepareDataConfig:
 
     source: dict[str, Any] = field(default_factory=dict)
     spacing_mm: list[float | None] = field(default_factory=lambda: [None, None, None])
+    resampling: str = _one_of("linear", "linear", "cubic")
     split_seed: int = 0
 
 

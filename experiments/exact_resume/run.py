@@ -22,7 +22,7 @@ import numpy as np
 import torch
 
 from spineseg import __version__
-from spineseg.checkpoints import TIMES, differences, read_checkpoint, steps_done
+from spineseg.checkpoints import COSTS, differences, read_checkpoint, steps_done
 from spineseg.loggers.table import read_table
 from spineseg.runs import Run
 
@@ -177,7 +177,7 @@ def compare(kill: int, workers: int, seconds: float, was: str, origin: str, whol
     found = {
         name: differences([left.get(k) for k in keys], [right.get(k) for k in keys]) for name, keys in parts.items()
     }
-    rows = [sorted((r for r in read_table(run.log) if r.name not in TIMES), key=repr) for run in (whole, killed)]
+    rows = [sorted((r for r in read_table(run.log) if r.name not in COSTS), key=repr) for run in (whole, killed)]
     for name, items in found.items():
         for item in items[:3]:
             print(f"  {name}: {item}")

@@ -97,6 +97,7 @@ def our_config(
             f"trainer.check_val_every_n_epoch={epochs}",
             "trainer.num_sanity_val_steps=0",
             "callbacks.panels=null",
+            "callbacks.volume_panels=null",
             "callbacks.early_stopping=null",
             "callbacks.ema=null",  # nnU-Net averages nothing
             "logger.wandb=null",

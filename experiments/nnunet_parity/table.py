@@ -36,6 +36,8 @@ def _markdown(recipe: Recipe, results: dict[str, dict[str, Any]]) -> str:
         f"| logits of a window, largest difference | {same['window_logits_difference']:.1e} | ≤ 1e-4 |",
         f"| logits stitched ({same['windows']} windows), largest difference | "
         f"{same['stitched_logits_difference']:.1e} | ≤ 1e-2 |",
+        f"| the same with the scan's borders ({100 * same['border_share']:.1f} % of voxels) | "
+        f"{same['stitched_logits_difference_borders']:.1e} | |",
         f"| labels that agree | {100 * same['argmax_agreement']:.4f} % | ≥ 99.99 % |",
         f"| weights through both formats | {'equal' if same['round_trip'] else 'DIFFERENT'} | equal |",
         "",

@@ -35,7 +35,7 @@ def export(dataset: SliceDataset, folder: Path, count: int) -> None:
         (folder / "labels" / f"{case_id}_x{x:04d}.txt").write_text("".join(f"{row}\n" for row in rows))
 
 
-def theirs(folder: Path, size: int, batch_size: int, **settings: float) -> Any:
+def theirs(folder: Path, size: int, batch_size: int, **settings: float | str) -> Any:
     """Ultralytics' loader over exported slices with its default augmentation, in this process."""
     cfg = get_cfg(overrides={"task": "segment", "imgsz": size, **settings})
     data = {"names": {0: "vertebra"}, "channels": 3, "nc": 1}

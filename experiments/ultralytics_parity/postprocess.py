@@ -1,5 +1,6 @@
 """What validation costs beside the network: suppression, masks and matching of the same detections, both ways."""
 
+import statistics
 import tempfile
 import time
 from collections.abc import Callable
@@ -23,7 +24,7 @@ REPEATS = 5
 
 
 def measure(recipe: Recipe, work: Path, *, weights: str) -> dict[str, Any]:
-    """Milliseconds a slice of the validation set, best of ``REPEATS`` passes, from the same head outputs."""
+    """Milliseconds a slice of the validation set, medians of ``REPEATS`` passes in turns, of the same head outputs."""
     torch.set_num_threads(recipe.threads)
     module = module_of(recipe, work)
     task = load_model(find_run(weights)).task
@@ -34,7 +35,7 @@ def measure(recipe: Recipe, work: Path, *, weights: str) -> dict[str, Any]:
     mine, his = _ours(task, batches, raw), _theirs(batches, raw, len(task.classes), native=False)
     his_native = _theirs(batches, raw, len(task.classes), native=True)
     torch.set_num_threads(recipe.threads)  # importing its validator changes them
-    ours, theirs, theirs_native = _best(mine), _best(his), _best(his_native)
+    ours, theirs, theirs_native = _in_turns(mine, his, his_native)
     return {
         "ours_ms": round(1000 * ours / slices, 3),
         "theirs_ms": round(1000 * theirs / slices, 3),
@@ -46,14 +47,16 @@ def measure(recipe: Recipe, work: Path, *, weights: str) -> dict[str, Any]:
     }
 
 
-def _best(work: Callable[[], int]) -> float:
-    work()  # warm
-    spans = []
+def _in_turns(*works: Callable[[], int]) -> list[float]:
+    for work in works:
+        work()  # warm
+    spans: list[list[float]] = [[] for _ in works]
     for _ in range(REPEATS):
-        started = time.perf_counter()
-        work()
-        spans.append(time.perf_counter() - started)
-    return min(spans)
+        for work, mine in zip(works, spans, strict=True):
+            started = time.perf_counter()
+            work()
+            mine.append(time.perf_counter() - started)
+    return [statistics.median(mine) for mine in spans]
 
 
 def _ours(task: Any, batches: list[SliceBatch], raw: list[RawDetections]) -> Callable[[], int]:

@@ -16,7 +16,7 @@ PLANES = ((1, 2), (0, 2), (0, 1))
 
 
 class VolumePanels(Pictures):
-    """Pictures of volumes, for tasks whose validation step gives a label map; in that of slices it does nothing.
+    """Pictures of volumes, for tasks whose validation step gives `labels` (X, Y, Z); in that of slices it does nothing.
 
     Each of the first validation cases is cut in the sagittal, the coronal and the axial plane through the middle of
     its spine: head up, front on the left; in the others the patient's right is on the left, as radiologists have it.
@@ -63,7 +63,7 @@ class VolumePanels(Pictures):
         self._rows += volume_rows(
             batch["image"].cpu().numpy(),
             batch["labels"].cpu().numpy(),
-            outputs.labels,
+            outputs["labels"],
             spacing_mm=tuple(float(step) for step in batch["spacing_mm"]),
             window_hu=self.window_hu,
             names=list(getattr(pl_module, "classes", ())),

@@ -177,12 +177,15 @@ def draw_on(
     boxes = detections.boxes[:, [1, 0, 3, 2]].cpu().numpy().astype(np.float64) / scale
     boxes = np.clip(boxes, 0, [shape[0], shape[1], shape[0], shape[1]])
     # A pixel belongs to a box that holds its centre.
-    return boxes, LazyCrops(detections, np.ceil(boxes - 0.5).astype(int), shape, step)
+    return boxes, list(LazyCrops(detections, np.ceil(boxes - 0.5).astype(int), shape, step))
 
 
 @torch.no_grad()
 def draw_in_boxes(detections: SliceDetections, shape: tuple[int, int]) -> tuple[NDArray[np.float64], Sequence[Crop]]:
-    """The masks of ``draw``, each on its box alone: boxes (N, 4) y0, z0, y1, z1 and masks as in ``draw_on``."""
+    """The masks of ``draw``, each on its box alone: boxes (N, 4) y0, z0, y1, z1 and masks as in ``draw_on``.
+
+    They are drawn when asked for.
+    """
     boxes = detections.boxes[:, [1, 0, 3, 2]].cpu().numpy().astype(np.float64)
     corners = np.clip(np.ceil(boxes), 0, [shape[0], shape[1], shape[0], shape[1]]).astype(int)
     return boxes, LazyCrops(detections, corners, shape, (1.0, 1.0))

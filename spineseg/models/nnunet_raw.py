@@ -87,12 +87,14 @@ def write_raw(prepared: Prepared, source: Source, split: Split, raw: Path) -> Pa
     table[list(levels)] = np.arange(1, len(levels) + 1)
     partial = folder.with_name(f"{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
-    for case_id in track([*split.train, *split.val], "exporting volumes"):
+    # The one case of an overfit check stands in both parts.
+    ids = list(dict.fromkeys([*split.train, *split.val]))
+    for case_id in track(ids, "exporting volumes"):
         case = prepared.case(case_id)
         image, labels = canonical(source.read_image(case)), canonical(source.read_labels(case))
         write_volume(partial / "imagesTr" / f"{case_id}_0000{FILE_ENDING}", image)
         write_volume(partial / "labelsTr" / f"{case_id}{FILE_ENDING}", labels.with_array(table[labels.array]))
-    write_json(partial / "dataset.json", dataset_json(levels, [*split.train, *split.val]))
+    write_json(partial / "dataset.json", dataset_json(levels, ids))
     folds = [{"train": list(split.train), "val": list(split.val)}]
     write_text(partial / "splits_final.json", json.dumps(folds, indent=1, ensure_ascii=False) + "\n")
     write_json(

@@ -8,12 +8,12 @@ from typing import Final
 import psutil
 
 from spineseg.errors import DataError
-from spineseg.predictions.labelling import CHUNK_VALUES
+from spineseg.predictions.native_grid import CHUNK_VALUES
 from spineseg.predictions.strips import Order, sums_shapes
 from spineseg.predictions.windows import Size, Windows
 
 # Of a window's logits in float32: what the network and its library hold at a time, windows before and after included.
-NETWORK_LOGITS: Final = 5
+NETWORK_LOGITS: Final = 8
 # Of the logits that are compared at a time: softmax, one-hot, interpolation and copies.
 CHUNK_COPIES: Final = 8
 

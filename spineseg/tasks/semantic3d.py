@@ -3,12 +3,13 @@
 from collections.abc import Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from spineseg.data.normalization import Normalization
 from spineseg.data.patches import PatchBatch, VolumeBatch
 from spineseg.data.scans import VolumeScan
-from spineseg.errors import ConfigError
+from spineseg.errors import ConfigError, DataError
 from spineseg.metrics.slices import slice_indices
 from spineseg.predictions.streaming import SlidingWindow, StreamedLabels
 from spineseg.tasks.label_maps import agreement, monitor_labels
@@ -58,10 +59,13 @@ class SemanticSegmentation3D(SemanticSegmentation[PatchBatch]):
         """Case and first voxel of each patch."""
         return ", ".join(f"{ref.case} {ref.corner}" for ref in batch["refs"])
 
-    def validation_step(self, batch: VolumeBatch, batch_index: int) -> StreamedLabels:
+    def validation_step(self, batch: VolumeBatch, batch_index: int) -> dict[str, NDArray[np.uint8]]:
         """Predict a whole case on the store's grid; count all voxels, match the sagittal slices of PROTOCOL §5.1.
 
         There is no validation loss: a sliding window keeps no logits.
+
+        Returns:
+            ``labels`` (X, Y, Z), for the callbacks that draw them.
         """
         streamed = self.stream(batch["image"])
         labels = batch["labels"].cpu().numpy()
@@ -70,20 +74,32 @@ class SemanticSegmentation3D(SemanticSegmentation[PatchBatch]):
             for x in slice_indices(len(labels), batch["spacing_mm"][0]):
                 scores = streamed.sums[x].diagonal() / np.maximum(streamed.counts[x], 1)
                 self._monitored.append(monitor_labels((batch["case"], x), streamed.labels[x], scores, labels[x]))
-        return streamed
+        return {"labels": streamed.labels}
 
-    def predict_step(self, batch: VolumeScan, batch_index: int) -> StreamedLabels | None:
-        """The label map of a scan on its native grid in canonical axes; None of a scan that could not be read."""
+    def predict_step(self, batch: VolumeScan, batch_index: int) -> StreamedLabels | DataError | None:
+        """The label map of a scan on its native grid in canonical axes.
+
+        None of a scan that could not be read; the error of one that could not be predicted, which stops no other.
+        """
         if batch["error"] is not None:
             return None
-        return self.stream(batch["image"], batch["canonical_shape"])
+        try:
+            return self.stream(batch["image"], batch["canonical_shape"], batch["step"])
+        except DataError as error:
+            return error
 
-    def stream(self, image: Tensor, grid: tuple[int, int, int] | None = None) -> StreamedLabels:
+    def stream(
+        self,
+        image: Tensor,
+        grid: tuple[int, int, int] | None = None,
+        step: tuple[float, float, float] | None = None,
+    ) -> StreamedLabels:
         """Slide over an image.
 
         Args:
             image: (X, Y, Z) int16 HU at the network's spacing.
             grid: shape of the result, with the same field of view; None: the image's.
+            step: network voxels a voxel of the result; None: as the shapes have it.
         """
         return self.inferer(
             self,
@@ -92,5 +108,6 @@ class SemanticSegmentation3D(SemanticSegmentation[PatchBatch]):
             normalization=self.normalization,
             num_classes=self.num_classes,
             grid=grid,
+            step=step,
             device=self.device,
         )

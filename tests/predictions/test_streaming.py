@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from torch.nn import functional as F
 from spineseg.data.normalization import Normalization
 from spineseg.errors import ConfigError, DataError
 from spineseg.predictions.forecast import forecast_mb
-from spineseg.predictions.labelling import Labelling
+from spineseg.predictions.native_grid import Labelling
 from spineseg.predictions.masks import decode
 from spineseg.predictions.streaming import SlidingWindow, StreamedLabels, slice_instances
 from spineseg.predictions.strips import StripSums
@@ -105,7 +106,7 @@ def test_labels_are_those_of_the_whole_volume(shape: Size, grid: Size | None, ov
 def test_neither_the_order_of_axes_nor_the_chunk_matters(
     order: tuple[int, int, int], grid: Size, chunk: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("spineseg.predictions.labelling.CHUNK_VALUES", chunk)
+    monkeypatch.setattr("spineseg.predictions.native_grid.CHUNK_VALUES", chunk)
     predict, array = network(), image((14, 21, 15))
     windows = lay_windows(array.shape, PATCH, 0.5)
     labelling = Labelling(array.shape, grid, order, CLASSES, torch.device("cpu"))
@@ -196,6 +197,23 @@ def test_a_limit_makes_batches_smaller() -> None:
     tight = SlidingWindow(windows_a_batch=8, memory_limit_gb=free.mb / 1e3 * 0.8)
     found = tight.forecast(shape, patch_size=(64, 64, 64), num_classes=26)
     assert 1 <= found.windows_a_batch < 8 and found.mb <= free.mb * 0.8
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="peak memory is reset through Linux' /proc")
+def test_the_forecast_is_within_a_factor_of_two_of_the_peak() -> None:
+    def memory_mb(field: str) -> float:
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return next(int(line.split()[1]) * 1024 / 1e6 for line in lines if line.startswith(field))
+
+    shape, settings = (128, 128, 96), {"patch_size": (32, 32, 32), "num_classes": 26}
+    predict, array = network(classes=26), image(shape)
+    predict(torch.zeros((1, 1, 32, 32, 32)))
+    Path("/proc/self/clear_refs").write_text("5")
+    before = memory_mb("VmRSS")
+    SlidingWindow()(predict, array, normalization=NORMALIZATION, **settings)  # type: ignore[arg-type]
+    # The image was there before.
+    peak = memory_mb("VmHWM") - before + array.nbytes / 1e6
+    assert 0.5 < peak / SlidingWindow().forecast(shape, **settings).mb < 2  # type: ignore[arg-type]
 
 
 def test_the_forecast_does_not_grow_with_classes_times_volume() -> None:

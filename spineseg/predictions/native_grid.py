@@ -11,7 +11,7 @@ from spineseg.errors import DataError
 from spineseg.predictions.strips import Order
 from spineseg.predictions.windows import Size
 
-CHUNK_VALUES = 2**20  # logits resampled at a time
+CHUNK_VALUES = 2**18  # logits resampled at a time
 
 
 @dataclass(frozen=True, eq=False)
