@@ -25,6 +25,7 @@ def facts(cfg: DictConfig, datamodule: CaseDataModule, task: Task, trainer: ligh
         "simulated": prepared.simulated,
         "overfit": datamodule.overfit,
         "data": prepared.root.name,
+        "exclusions": prepared.exclusions.note,
         **hashes(datamodule),
         "train_subjects": _subjects(datamodule, "train"),
         "parameters": sum(parameter.numel() for parameter in task.net.parameters()),

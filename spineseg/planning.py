@@ -7,20 +7,25 @@ from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf, open_dict
 
+from spineseg.data.files import locked
 from spineseg.data.preparation import prepare_source
 from spineseg.data.prepared import read_prepared
 from spineseg.data.sources import Source
 from spineseg.data.store import as_spacing
 from spineseg.errors import ConfigError
 from spineseg.models.nnunet import plan
+from spineseg.models.nnunet_settings import PlannedSettings
 from spineseg.targets import build, plain
 
 
-def planned(cfg: DictConfig) -> DictConfig:
+def planned(cfg: DictConfig) -> tuple[DictConfig, PlannedSettings]:
     """Fill the keys that are null with what the plan settles; keys with a value win over the plan.
 
     Args:
         cfg: root configuration of ``train`` with a ``planner`` node: the keyword arguments of ``plan``.
+
+    Returns:
+        The configuration, and the plan as nnU-Net's own programs need it.
 
     Raises:
         ConfigError: a key that the plan settles and the recipe does not have.
@@ -34,8 +39,11 @@ def planned(cfg: DictConfig) -> DictConfig:
     )
     prepared = read_prepared(folder)
     split = prepared.split(fold=cfg.data.fold, split_file=cfg.data.split_file, overfit=cfg.data.overfit)
-    print("planning with nnU-Net's planner; the plan is kept beside the prepared set", flush=True)
-    settings = plan(prepared, source, split, work=folder.with_name(f"{folder.name}-nnunet-plans"), **plain(cfg.planner))
+    work = folder.with_name(f"{folder.name}-nnunet-plans")
+    work.mkdir(exist_ok=True)
+    with locked(work / ".lock", "plans"):  # several training processes ask for one plan
+        print(f"nnU-Net's planner plans in {work}", flush=True)
+        settings = plan(prepared, source, split, work=work, **plain(cfg.planner))
     with open_dict(cfg):
         for key, value in settings.keys().items():
             parent = OmegaConf.select(cfg, key.rpartition(".")[0])
@@ -43,4 +51,4 @@ def planned(cfg: DictConfig) -> DictConfig:
                 raise ConfigError(f"{key}: the planner settles it, but the recipe has no {key.rpartition('.')[0]}")
             if parent.get(key.rpartition(".")[2]) is None:
                 OmegaConf.update(cfg, key, value, force_add=True)
-    return cfg
+    return cfg, settings

@@ -163,13 +163,13 @@ def predict_scans(
     from spineseg.hardware import build_trainer
     from spineseg.metrics.detection import DEFAULT_SCORE_THRESHOLD
     from spineseg.predictions.store import PredictionWriter, SliceKind
-    from spineseg.tasks.instance2d import InstanceSegmentation2D
+    from spineseg.tasks.semantic import SemanticSegmentation
     from spineseg.tasks.semantic3d import SemanticSegmentation3D
 
     if "nifti" not in outputs or set(outputs) - set(OUTPUTS):
         raise ConfigError(f"outputs={list(outputs)}: expected nifti, and json or png if wanted")
     task = model.task
-    kind: SliceKind = "detections" if isinstance(task, InstanceSegmentation2D) else "label_map"
+    kind: SliceKind = "label_map" if isinstance(task, SemanticSegmentation) else "detections"
     writer = PredictionWriter(
         output,
         provenance={**provenance, "simulated": model.simulated, "overfit": model.overfit},

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
     from spineseg.data.loading import CaseDataModule
     from spineseg.data.splits import Split
+    from spineseg.models.nnunet_settings import PlannedSettings
     from spineseg.runs import Run
 
 # What a resumed run may change: where it runs and what is scored after it, not what is trained.
@@ -133,7 +134,7 @@ def fit_and_score(cfg: DictConfig, run_or_maker: Any) -> None:
     resumed = run_or_maker if isinstance(run_or_maker, Run) else None
     # A run that was killed before its first checkpoint goes on from its start.
     saved = resumed is not None and resumed.last.is_file()
-    cfg = settled(cfg)
+    cfg, plan = settled(cfg)
     datamodule = build_datamodule(cfg)
     # Cheap questions first: are there files, can the weights be had; then the audit, which reads all of them.
     if not datamodule.source.download:
@@ -166,6 +167,8 @@ def fit_and_score(cfg: DictConfig, run_or_maker: Any) -> None:
     ]
     if trainer.is_global_zero:
         write_provenance(run, **facts(cfg, datamodule, task, trainer))
+        if plan is not None:
+            plan.write(run.root / "nnunet.json")
         announce(run, datamodule, split, task)
         for logger in loggers:
             logger.log_hyperparams(dict(plain(cfg)) | {"simulated": datamodule.prepared.simulated})
@@ -187,10 +190,10 @@ def fit_and_score(cfg: DictConfig, run_or_maker: Any) -> None:
             close()
 
 
-def settled(cfg: DictConfig) -> DictConfig:
-    """The configuration with what nnU-Net's planner decides, where the recipe leaves that to it."""
+def settled(cfg: DictConfig) -> "tuple[DictConfig, PlannedSettings | None]":
+    """The configuration with what nnU-Net's planner decides, where the recipe leaves that to it, and the plan."""
     if "architecture" not in cfg.model or cfg.model.architecture is not None:
-        return cfg
+        return cfg, None
     from spineseg.planning import planned
 
     return planned(cfg)
@@ -218,6 +221,8 @@ def announce(run: "Run", datamodule: "CaseDataModule", split: "Split", task: Any
     print(f"{kind}{prepared.root.name}: {len(prepared.cases)} cases ({counts}), {datamodule.channels} channels")
     size = sum(parameter.numel() for parameter in task.net.parameters()) / 1e6
     print(f"{type(task.net).__name__} with {size:.1f} M parameters, classes: {', '.join(task.classes)}")
+    if prepared.exclusions.note is not None:
+        print(prepared.exclusions.note)
     if datamodule.overfit:
         print(f"OVERFIT CHECK: trained and validated on {datamodule.overfit} alone")
 

@@ -18,10 +18,9 @@ import torch
 from spineseg.checkpoints import COSTS, differences, read_checkpoint, steps_done
 from spineseg.config import compose
 from spineseg.errors import ConfigError, DataError
-from spineseg.geometry import Volume
 from spineseg.runs import find_run
 from spineseg.trained import load_model
-from spineseg.volumes import read_grid, write_volume
+from spineseg.volumes import read_grid
 
 TINY = [
     "+experiment=yolo_csi",
@@ -41,24 +40,6 @@ TINY = [
     "callbacks.panels.every_n_epochs=1",
     "trainer.log_every_n_steps=1",
 ]
-
-
-@pytest.fixture(scope="module")
-def scans(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Five scans with three bright blocks each, stored in another orientation than RAS."""
-    folder = tmp_path_factory.mktemp("scans")
-    affine = np.array([[0, 0, -3.0, 0], [-2.0, 0, 0, 0], [0, 2.0, 0, 0], [0, 0, 0, 1]])
-    for case in range(5):
-        rng = np.random.default_rng(case)
-        image = rng.normal(40, 10, (32, 44, 8)).astype(np.int16)
-        image[:, :, 0] = -1000
-        labels = np.zeros(image.shape, np.uint8)
-        for i, level in enumerate((24, 23, 22)):
-            block = (slice(6 + case, 20), slice(3 + 13 * i, 13 + 13 * i), slice(2, 7))
-            image[block], labels[block] = 500, level
-        write_volume(folder / f"case{case}" / "ct.nii.gz", Volume(image, affine))
-        write_volume(folder / f"case{case}" / "vertebrae.nii.gz", Volume(labels, affine))
-    return folder
 
 
 def arguments(scans: Path, work: Path, *more: str) -> list[str]:

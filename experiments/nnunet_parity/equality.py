@@ -5,6 +5,7 @@ import io
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import scans
@@ -22,17 +23,13 @@ from spineseg.predictions.windows import lay_windows
 from spineseg.targets import build
 
 
-def measure(recipe: Recipe, work: Path) -> dict[str, Any]:
-    """Differences of loss, window logits, stitched logits and labels."""
+def measure(recipe: Recipe, work: Path, trained: Path) -> dict[str, Any]:
+    """Differences of loss, window logits, stitched logits and labels, with the weights of a trained nnU-Net."""
     torch.set_num_threads(recipe.threads)
-    torch.manual_seed(0)
     settings = scans.settings(work)
     module = build(our_config(recipe, work, settings).data, PatchDataModule)
     net = planned_network(1, module.num_classes, settings.architecture, settings.deep_supervision)
-    # Weights as they are drawn give logits near 0, which hides differences: these are of the size of a trained net's.
-    with torch.no_grad():
-        for layer in net.network.decoder.seg_layers:  # type: ignore[attr-defined,union-attr]
-            layer.weight.mul_(20)
+    net.load_state_dict(import_checkpoint(trained).state_dict)
     folder = work / "exported"
     path = export_checkpoint(net.state_dict(), settings, module.levels, folder, mirror_axes=())
     predictor = _predictor(folder)
@@ -102,6 +99,9 @@ def _training(settings: PlannedSettings, net: Any, theirs: Any, module: PatchDat
 def _prediction(settings: PlannedSettings, net: Any, predictor: Any, module: PatchDataModule) -> dict[str, Any]:
     """A whole case, stitched by both."""
     image = module.val_dataset()[0]["image"].numpy()
+    # Narrower than a window, nnU-Net would add zeros and ours air: both are given the air.
+    room = [(0, max(0, side - n)) for n, side in zip(image.shape, settings.patch_size, strict=True)]
+    image = np.pad(image, room, constant_values=-1024)
     net.eval()
     window = SlidingWindow(overlap=0.5)
     streamed = window(
@@ -113,17 +113,23 @@ def _prediction(settings: PlannedSettings, net: Any, predictor: Any, module: Pat
     )
     ours = _stitched(net, image, settings, module)
     given = torch.from_numpy(module.normalization(image).transpose(settings.axes)[None].copy())
-    theirs = predictor.predict_logits_from_preprocessed_data(given)
-    theirs = theirs.float().permute(0, *(1 + axis for axis in np.argsort(settings.axes)))
+    back = (0, *(1 + axis for axis in np.argsort(settings.axes)))
+    theirs = predictor.predict_logits_from_preprocessed_data(given).float().permute(back)
+    # The same with its sums in single precision: what is left is not its half precision.
+    with mock.patch.object(torch, "half", torch.float32):
+        exact = predictor.predict_logits_from_preprocessed_data(given).float().permute(back)
     weight = _their_weight(predictor, given.shape[1:]).permute(*np.argsort(settings.axes).tolist())
     # Half precision holds weights down to 6e-5 with all its digits; what is below lies at the scan's borders.
     held = weight >= 6.2e-5
-    agree = float((torch.from_numpy(streamed.labels) == theirs.argmax(0)).float().mean())
+    labels = torch.from_numpy(streamed.labels)
     return {
         "stitched_logits_difference": _apart(ours[:, held], theirs[:, held]),
         "stitched_logits_difference_borders": _apart(ours, theirs),
         "border_share": float((~held).float().mean()),
-        "argmax_agreement": agree,
+        "stitched_logits_difference_single": _apart(ours, exact),
+        "argmax_agreement": float((labels == theirs.argmax(0)).double().mean()),
+        "argmax_agreement_single": float((labels == exact.argmax(0)).double().mean()),
+        "argmax_agreement_theirs": float((theirs.argmax(0) == exact.argmax(0)).double().mean()),
         "classes_predicted": int(torch.unique(theirs.argmax(0)).numel()),
         "windows": lay_windows(image.shape, settings.patch_size, 0.5).count,
         "case_shape": list(image.shape),

@@ -21,7 +21,7 @@ class Recipe:
 
     scans: str | None = None  # a set in the Kaggle layout; null simulates six small scans
     spacing_mm: float = 3.0
-    patch: tuple[int, int, int] = (32, 48, 64)  # x, y, z
+    patch: tuple[int, int, int] = (24, 48, 64)  # x, y, z
     features: tuple[int, ...] = (12, 24, 48, 96)
     iterations: int = 40  # an epoch
     epochs: int = 5

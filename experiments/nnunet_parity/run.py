@@ -21,7 +21,7 @@ def names(recipe: Recipe) -> list[str]:
     """Every job, in order; what a job needs is done by jobs before it."""
     # Alternating, so that a machine that slows down slows both.
     trained = [f"{kind}-{seed}" for seed in recipe.seeds for kind in ("theirs", "ours")]
-    return ["simulate", "prepare", "equality", *trained, "ours-bf16"]
+    return ["simulate", "prepare", *trained, "ours-bf16", "equality"]
 
 
 def do(name: str, recipe: Recipe, work: Path) -> dict[str, Any]:
@@ -33,7 +33,7 @@ def do(name: str, recipe: Recipe, work: Path) -> dict[str, Any]:
     if name in ("simulate", "prepare"):
         return dict(getattr(scans, name)(recipe, work))
     if name == "equality":
-        return equality.measure(recipe, work)
+        return equality.measure(recipe, work, Path(result(work, f"theirs-{recipe.seeds[0]}")["weights"]))
     kind, _, what = name.partition("-")
     if what == "bf16":
         return training.ours(
@@ -77,7 +77,7 @@ def main() -> None:
     scans = None if given.scans is None else str(given.scans.resolve())
     if given.tiny:
         recipe = Recipe(
-            scans=scans, spacing_mm=6.0, patch=(8, 16, 16), features=(4, 8), iterations=3, epochs=2, short_epochs=1,
+            scans=scans, spacing_mm=6.0, patch=(8, 16, 16), features=(4, 8, 8), iterations=3, epochs=2, short_epochs=1,
             seeds=(0,), threads=given.threads,
         )  # fmt: skip
     else:

@@ -38,7 +38,10 @@ def _markdown(recipe: Recipe, results: dict[str, dict[str, Any]]) -> str:
         f"{same['stitched_logits_difference']:.1e} | ≤ 1e-2 |",
         f"| the same with the scan's borders ({100 * same['border_share']:.1f} % of voxels) | "
         f"{same['stitched_logits_difference_borders']:.1e} | |",
+        f"| the same, nnU-Net's sums in single precision | {same['stitched_logits_difference_single']:.1e} | |",
         f"| labels that agree | {100 * same['argmax_agreement']:.4f} % | ≥ 99.99 % |",
+        f"| the same, nnU-Net's sums in single precision | {100 * same['argmax_agreement_single']:.4f} % | |",
+        f"| nnU-Net's labels with half and with single precision | {100 * same['argmax_agreement_theirs']:.4f} % | |",
         f"| weights through both formats | {'equal' if same['round_trip'] else 'DIFFERENT'} | equal |",
         "",
         f"The largest logit of a window is {same['logits_largest']:.1f}; {same['classes_predicted']} classes are "

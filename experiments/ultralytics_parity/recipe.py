@@ -52,7 +52,6 @@ def data_overrides(recipe: Recipe, work: Path) -> list[str]:
         f"data.source.root={recipe.scans or work / 'data' / 'simulated' / 'csi2014'}",
         f"data.pixel_mm={recipe.pixel_mm}",
         f"data.batch_size={recipe.batch}",
-        "data.workers=0",
         "data.augmentation.mosaic=0",
         f"data.augmentation.scale={recipe.scale}",
         f"data.augmentation.translate={recipe.translate}",
@@ -60,10 +59,13 @@ def data_overrides(recipe: Recipe, work: Path) -> list[str]:
     ]
 
 
-def our_overrides(recipe: Recipe, work: Path, *, name: str, seed: int, precision: str, size: list[int]) -> list[str]:
+def our_overrides(
+    recipe: Recipe, work: Path, *, name: str, seed: int, precision: str, size: list[int], workers: int
+) -> list[str]:
     """Overrides of ``spineseg.train``; nothing is scored by it, and no pictures are drawn."""
     return [
         *data_overrides(recipe, work),
+        f"data.workers={workers}",
         f"run.name={name}",
         f"seed={seed}",
         "score_splits=[]",
@@ -88,7 +90,9 @@ def our_overrides(recipe: Recipe, work: Path, *, name: str, seed: int, precision
     ]
 
 
-def their_settings(recipe: Recipe, work: Path, *, name: str, seed: int, cache: bool, size: list[int]) -> dict[str, Any]:
+def their_settings(
+    recipe: Recipe, work: Path, *, name: str, seed: int, cache: bool, size: list[int], workers: int
+) -> dict[str, Any]:
     """Settings of Ultralytics' trainer.
 
     ``rect`` gives it images of the pictures' own shape, all alike, which it then shuffles as square ones.
@@ -105,7 +109,7 @@ def their_settings(recipe: Recipe, work: Path, *, name: str, seed: int, cache: b
         "imgsz": max(size),
         "rect": True,
         "device": "cpu",
-        "workers": 0,
+        "workers": workers,
         "amp": False,
         "seed": seed,
         "deterministic": False,

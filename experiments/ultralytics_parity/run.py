@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,8 @@ from recipe import Recipe
 from table import write_table
 
 HERE = Path(__file__).resolve().parent
+# Loader processes that are tried for each one's best speed.
+LOADERS = (0, 1)
 
 
 def jobs(recipe: Recipe) -> dict[str, Callable[[Recipe, Path], dict[str, Any]]]:
@@ -39,12 +42,14 @@ def jobs(recipe: Recipe) -> dict[str, Callable[[Recipe, Path], dict[str, Any]]]:
             r, w, name=f"ours-{s}", seed=s, precision="32", size=size(w)
         )
     first = recipe.seeds[0]
-    found["theirs-best"] = lambda r, w: training.theirs(
-        short(r), w, name="theirs-best", seed=first, cache=True, size=size(w)
-    )
-    found["ours-best"] = lambda r, w: training.ours(
-        short(r), w, name="ours-best", seed=first, precision="bf16-mixed", size=size(w)
-    )
+    for workers in LOADERS:
+        alone = short(recipe, workers)
+        found[f"theirs-best-{workers}"] = lambda _, w, r=alone, n=workers: training.theirs(
+            r, w, name=f"theirs-best-{n}", seed=first, cache=True, size=size(w), workers=n
+        )
+        found[f"ours-best-{workers}"] = lambda _, w, r=alone, n=workers: training.ours(
+            r, w, name=f"ours-best-{n}", seed=first, precision="bf16-mixed", size=size(w), workers=n
+        )
     for seed in recipe.seeds:
         for kind in ("theirs", "ours"):
             found[f"score-{kind}-{seed}"] = lambda r, w, k=kind, s=seed: scoring.score(
@@ -54,18 +59,17 @@ def jobs(recipe: Recipe) -> dict[str, Callable[[Recipe, Path], dict[str, Any]]]:
     return found
 
 
-def short(recipe: Recipe) -> Recipe:
-    """Two epochs, for a speed alone."""
-    from dataclasses import replace
-
-    return replace(recipe, epochs=min(recipe.epochs, 2))
+def short(recipe: Recipe, workers: int) -> Recipe:
+    """Two epochs, for a speed alone; a loader process takes a thread's place."""
+    return replace(recipe, epochs=min(recipe.epochs, 2), threads=max(1, recipe.threads - workers))
 
 
 def names(recipe: Recipe) -> list[str]:
     """The jobs' names, without importing what they need."""
     trained = [f"{kind}-{seed}" for seed in recipe.seeds for kind in ("theirs", "ours")]
     scored = [f"score-{kind}-{seed}" for seed in recipe.seeds for kind in ("theirs", "ours")]
-    return ["simulate", "export", *trained, "theirs-best", "ours-best", *scored, "postprocess"]
+    fastest = [f"{kind}-best-{workers}" for workers in LOADERS for kind in ("theirs", "ours")]
+    return ["simulate", "export", *trained, *fastest, *scored, "postprocess"]
 
 
 def result(work: Path, name: str) -> dict[str, Any]:

@@ -143,11 +143,7 @@ def score(recipe: Recipe, work: Path, *, kind: str, weights: str, name: str, see
 def _their_model(weights: Path, module: Any, recipe: Recipe) -> TrainedModel:
     return TrainedModel(
         task=Theirs(weights, recipe.threads),  # type: ignore[arg-type]
-        reader=module.reader,
-        pixel_mm=module.pixel_mm,
-        batch_size=module.batch_size,
+        datamodule=module,
         score_threshold=None,
         simulated=module.prepared.simulated,
-        overfit=None,
-        hu_offset=module.source.hu_offset,
     )

@@ -51,8 +51,10 @@ def peak_mb() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6
 
 
-def ours(recipe: Recipe, work: Path, *, name: str, seed: int, precision: str, size: list[int]) -> dict[str, Any]:
-    """``spineseg.train`` in this process."""
+def ours(
+    recipe: Recipe, work: Path, *, name: str, seed: int, precision: str, size: list[int], workers: int = 0
+) -> dict[str, Any]:
+    """``spineseg.train`` in this process; it leaves each loader process a processor."""
     # All that a run imports, so that the baseline holds it.
     from spineseg.config import compose
     from spineseg.runs import find_run
@@ -60,7 +62,7 @@ def ours(recipe: Recipe, work: Path, *, name: str, seed: int, precision: str, si
 
     torch.set_num_threads(recipe.threads)
     clock = work / "jobs" / f".{name}-clock.json"
-    overrides = our_overrides(recipe, work, name=name, seed=seed, precision=precision, size=size)
+    overrides = our_overrides(recipe, work, name=name, seed=seed, precision=precision, size=size, workers=workers)
     # A target must be a class of a loaded module; this file is imported as `training`.
     cfg = compose("train", [*overrides, "+callbacks.clock._target_=training.Clock", f"+callbacks.clock.path={clock}"])
     baseline, started = resident_mb(), time.perf_counter()
@@ -79,7 +81,9 @@ def ours(recipe: Recipe, work: Path, *, name: str, seed: int, precision: str, si
     }
 
 
-def theirs(recipe: Recipe, work: Path, *, name: str, seed: int, cache: bool, size: list[int]) -> dict[str, Any]:
+def theirs(
+    recipe: Recipe, work: Path, *, name: str, seed: int, cache: bool, size: list[int], workers: int = 0
+) -> dict[str, Any]:
     """Ultralytics' trainer in this process, with its threads set back to the recipe's."""
     import polars  # noqa: F401  its trainer imports it when it saves: part of the baseline, not of the training
     from ultralytics.models.yolo.segment import SegmentationTrainer, SegmentationValidator  # noqa: F401
@@ -98,7 +102,8 @@ def theirs(recipe: Recipe, work: Path, *, name: str, seed: int, cache: bool, siz
         stamps[-1].append(time.perf_counter())
 
     baseline, started = resident_mb(), time.perf_counter()
-    trainer = SegmentationTrainer(overrides=their_settings(recipe, work, name=name, seed=seed, cache=cache, size=size))
+    settings = their_settings(recipe, work, name=name, seed=seed, cache=cache, size=size, workers=workers)
+    trainer = SegmentationTrainer(overrides=settings)
     for event, callback in (("on_train_start", start), ("on_train_epoch_start", epoch), ("on_train_batch_end", batch)):
         trainer.add_callback(event, callback)
     trainer.train()

@@ -1,9 +1,11 @@
 """Files on disk: atomic writes, content hashes, and reading our own JSON files with their format checked."""
 
+import contextlib
+import fcntl
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -74,3 +76,20 @@ def link_or_copy(source: Path, target: Path) -> None:
         os.link(source, target)
     except OSError:
         target.write_bytes(source.read_bytes())
+
+
+@contextlib.contextmanager
+def locked(path: Path, what: str) -> Iterator[None]:
+    """Let one process at a time do something; the lock falls with its process, however that ends.
+
+    Args:
+        path: the lock's file; made if missing, its folder must be there.
+        what: what the holder does, for those who wait: "another process …".
+    """
+    with path.open("a") as stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            print(f"waiting: another process {what} ({path})", flush=True)
+            fcntl.flock(stream, fcntl.LOCK_EX)
+        yield

@@ -6,7 +6,6 @@ there. The hash covers the source's settings, the split seed and the cases' cont
 
 import contextlib
 import errno
-import fcntl
 import json
 import shutil
 from collections.abc import Iterator
@@ -16,7 +15,7 @@ from typing import Any, Final
 from spineseg.data.audit import AUDIT_RULES, Report, across_cases, refuse, write_audit
 from spineseg.data.building import Job, run_jobs, store_key
 from spineseg.data.cases import RawCase, write_cases
-from spineseg.data.files import sha256_of_text, write_json
+from spineseg.data.files import locked, sha256_of_text, write_json
 from spineseg.data.prepared import SOURCE_FORMAT, read_prepared
 from spineseg.data.records import (
     Record,
@@ -97,7 +96,7 @@ def _working(source: Source, prepared_root: Path) -> Iterator[None]:
     """Hold the source's lock, and say what is to be done where nothing can be written."""
     try:
         prepared_root.mkdir(parents=True, exist_ok=True)
-        with _locked(prepared_root / f".{source.name}.lock"):
+        with locked(prepared_root / f".{source.name}.lock", "prepares this source"):
             yield
     except OSError as error:
         if error.errno in _UNWRITABLE:
@@ -266,18 +265,6 @@ class _Preparation:
             "edge": self.source.edge,
             "exclusions": self.source.exclusions.to_json(),
         }
-
-
-@contextlib.contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """Let one process at a time prepare a source; the lock falls with its process, however that ends."""
-    with path.open("a") as stream:
-        try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            print(f"waiting: another process prepares this source ({path})", flush=True)
-            fcntl.flock(stream, fcntl.LOCK_EX)
-        yield
 
 
 def _sweep(store: Path) -> None:

@@ -209,6 +209,7 @@ def export_run(run: str, kind: str, output: Path, *, checkpoint: str = "best") -
     """
     # Imported here: the model's own module must not need the programs that use it.
     from spineseg.config import compose
+    from spineseg.data.datamodules import SliceDataModule
     from spineseg.runs import find_run, read_config
     from spineseg.trained import load_model
 
@@ -221,12 +222,15 @@ def export_run(run: str, kind: str, output: Path, *, checkpoint: str = "best") -
         raise ConfigError(f"output={output}: format={kind} writes a {suffix} file")
     found = find_run(run, Path(compose("predict").paths.runs))
     model = load_model(found, "best" if checkpoint == "best" else "last")
+    data = model.datamodule
+    if not isinstance(data, SliceDataModule) or not isinstance(model.task.net, YOLOv8Seg):
+        raise ConfigError(f"run={run}: {type(model.task.net).__name__} has no export; only YOLOv8-seg does")
     height, width = read_config(found).data.image_size
     facts = ExportFacts(
         classes=model.task.classes,
-        pixel_mm=model.pixel_mm,
-        window_hu=model.reader.window_hu,
-        context=model.reader.context,
+        pixel_mm=data.pixel_mm,
+        window_hu=data.reader.window_hu,
+        context=data.reader.context,
         image_size=(int(height), int(width)),
         simulated=model.simulated,
         score_threshold=model.score_threshold,

@@ -62,6 +62,8 @@ def plan(
     preset: Preset = "plain",
     gpu_memory_gb: float = 8.0,
     configuration: str = "3d_fullres",
+    base_features: int = 32,
+    max_features: int = 320,
     foreground_voxels: int = 100_000_000,
 ) -> PlannedSettings:
     """Plan as nnU-Net does: raw data set, fingerprint of the training cases, planner; a plan that still holds is kept.
@@ -76,6 +78,8 @@ def plan(
         preset: ``plain`` (nnU-Net's default), ``resenc_m`` or ``resenc_l``.
         gpu_memory_gb: what the planner may fill; ResEnc L is made for 24.
         configuration: ``3d_fullres`` or ``3d_lowres``.
+        base_features: channels of the first stage; each next one has twice as many,
+        max_features: but no more than these.
         foreground_voxels: sample of foreground HU over all cases, nnU-Net's 10⁸.
 
     Returns:
@@ -90,17 +94,24 @@ def plan(
     raw = write_raw(prepared, source, split, work / "nnUNet_raw")
     asked = sha256_of_text(
         (raw / "spineseg.json").read_text(encoding="utf-8")
-        + dumps([preset, gpu_memory_gb, foreground_voxels, list(split.train)])
+        + dumps([preset, gpu_memory_gb, base_features, max_features, foreground_voxels, list(split.train)])
     )[:16]
     kept = work / f"plans-{preset}-{asked}.json"
     if not kept.is_file():
-        plans = _run_planner(raw.name, tuple(split.train), work, preset, gpu_memory_gb, foreground_voxels)
+        features = base_features, max_features
+        plans = _run_planner(raw.name, tuple(split.train), work, preset, gpu_memory_gb, features, foreground_voxels)
         write_text(kept, dumps(plans, indent=1))
     return settings_of(loads(kept.read_text(encoding="utf-8")), configuration)
 
 
 def _run_planner(
-    name: str, train: tuple[str, ...], work: Path, preset: Preset, gpu_memory_gb: float, foreground_voxels: int
+    name: str,
+    train: tuple[str, ...],
+    work: Path,
+    preset: Preset,
+    gpu_memory_gb: float,
+    features: tuple[int, int],
+    foreground_voxels: int,
 ) -> dict[str, Any]:
     preprocessed = work / "nnUNet_preprocessed" / name
     preprocessed.mkdir(parents=True, exist_ok=True)
@@ -118,6 +129,7 @@ def _run_planner(
         planner = getattr(_nnunetv2(planner_module.removeprefix("nnunetv2.")), planner_class)(
             name, gpu_memory_target_in_gb=gpu_memory_gb
         )
+        planner.UNet_base_num_features, planner.UNet_max_features_3d = features
         # The number of cases caps the batch; it too is of the training cases.
         planner.dataset_json["numTraining"] = len(train)
         try:

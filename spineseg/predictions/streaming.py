@@ -14,8 +14,8 @@ from spineseg.data.sources.base import as_hounsfield
 from spineseg.errors import ConfigError, DataError
 from spineseg.predictions.forecast import Forecast, forecast
 from spineseg.predictions.instances import SliceInstances
-from spineseg.predictions.native_grid import Labelling
 from spineseg.predictions.masks import encode_crop
+from spineseg.predictions.native_grid import Labelling
 from spineseg.predictions.strips import StripSums
 from spineseg.predictions.windows import Size, Windows, lay_windows
 

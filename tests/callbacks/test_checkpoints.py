@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader
 from spineseg.callbacks.checkpoints import Checkpoints
 from spineseg.callbacks.ema import EMA
 from spineseg.callbacks.throughput import Throughput
-from spineseg.checkpoints import differences, read_checkpoint, seal_path, steps_done
+from spineseg.checkpoints import COSTS, differences, read_checkpoint, seal_path, steps_done
 from spineseg.data.sampling import DrawSampler
 from spineseg.errors import ConfigError, DataError
 from spineseg.loggers.table import TableLogger, read_table
@@ -157,7 +157,7 @@ def train(
 def rows(folder: Path) -> list[Any]:
     """The log without times' values: a row of them must be there, too."""
     found = [(row.step, row.name, row.value) for row in read_table(folder / "log.csv")]
-    return sorted((step, name, 0 if "per_second" in name else value) for step, name, value in found)
+    return sorted((step, name, 0 if name in COSTS else value) for step, name, value in found)
 
 
 @pytest.mark.parametrize("every_n_steps", [1, 2])

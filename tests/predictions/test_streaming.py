@@ -13,8 +13,8 @@ from torch.nn import functional as F
 from spineseg.data.normalization import Normalization
 from spineseg.errors import ConfigError, DataError
 from spineseg.predictions.forecast import forecast_mb
-from spineseg.predictions.native_grid import Labelling
 from spineseg.predictions.masks import decode
+from spineseg.predictions.native_grid import Labelling
 from spineseg.predictions.streaming import SlidingWindow, StreamedLabels, slice_instances
 from spineseg.predictions.strips import StripSums
 from spineseg.predictions.windows import lay_windows, window_starts

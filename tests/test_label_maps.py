@@ -1,0 +1,129 @@
+"""The label-map recipes end to end on a tiny set: train, score, load again, and two processes that validate as one."""
+
+import csv
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from spineseg.config import compose
+from spineseg.hardware import build_trainer
+from spineseg.runs import find_run, read_config
+from spineseg.trained import build_datamodule, build_task, load_weights
+from spineseg.volumes import read_grid, read_volume
+
+TINY = [
+    "+preset=quick",
+    "data/source=folder",
+    "data.fold=2",  # the hash gives five subjects no case in folds 0 and 1
+    "data.batch_size=2",
+    "data.workers=0",
+    "trainer.max_epochs=2",
+    "trainer.check_val_every_n_epoch=1",
+    "trainer.accelerator=cpu",
+    "trainer.precision=32-true",
+    "trainer.log_every_n_steps=1",
+    "logger.wandb.mode=disabled",
+]
+PATCHES = [
+    "data.spacing_mm=[3,4,4]",
+    "data.patch_size=[16,16,16]",
+    "data.epoch_patches=4",
+    "callbacks.volume_panels.every_n_epochs=1",
+]
+RECIPES = {
+    "unet2d_csi": ["data.pixel_mm=2", "data.image_size=[64,64]", "data.epoch_slices=8", "model.features=[8,8,8,8,8]"],
+    "unet_csi": [*PATCHES, "model.features=[8,8,8]", "model.strides=[2,2]"],
+    "nnunet_csi": [*PATCHES, "planner.base_features=4", "planner.max_features=8"],
+}
+
+
+def arguments(recipe: str, scans: Path, work: Path) -> list[str]:
+    places = [f"data.source.root={scans}", f"paths.prepared={work / 'prepared'}", f"paths.runs={work / 'runs'}"]
+    return [f"+experiment={recipe}", *TINY, *RECIPES[recipe], *places]
+
+
+@pytest.fixture(scope="module", params=RECIPES)
+def trained(request: pytest.FixtureRequest, scans: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run's folder."""
+    from spineseg.train import main
+
+    work = tmp_path_factory.mktemp(request.param)
+    main(compose("train", arguments(request.param, scans, work)))
+    return find_run(work / "runs" / "csi2014" / request.param).root
+
+
+def test_a_run_is_complete_and_named(trained: Path) -> None:
+    run = find_run(trained)
+    metrics = json.loads(run.results.read_text())["splits"]["test"]
+    for name in ("dice", "dice_spine", "mask_map50", "mask_map50_named", "pq"):
+        assert 0 <= metrics[name]["value"] <= 1, name
+    assert metrics["mask_map50_native"] == {"value": None, "status": "n/a"}
+    assert list((trained / "panels").glob("*.png")) and run.best.is_file()
+    with run.log.open() as stream:
+        names = {row["name"] for row in csv.DictReader(stream)}
+    assert {"train/loss", "val/dice", "val/dice_L3", "val/mask_map50", "train/iterations_per_second"} <= names
+
+
+def test_predictions_lie_on_the_native_grid_and_are_made_again_by_a_loaded_model(
+    trained: Path, scans: Path, tmp_path: Path
+) -> None:
+    from spineseg.predict import main
+
+    folder = find_run(trained).predictions("test")
+    (path, *_) = sorted(folder.glob("*.nii.gz"))
+    case = path.name.removesuffix(".nii.gz")
+    assert json.loads((folder / "predictions.json").read_text())["slices"] == "label_map"
+    native = read_grid(scans / case / "ct.nii.gz")
+    np.testing.assert_array_equal(read_grid(path).affine, native.affine)
+    hardware = ["trainer.accelerator=cpu", "trainer.precision=32-true"]
+    given = [f"run={trained}", f"input={scans / case}/ct.nii.gz", f"output={tmp_path}", *hardware]
+    main(compose("predict", given))
+    np.testing.assert_array_equal(read_volume(tmp_path / "ct.nii.gz").array, read_volume(path).array)
+    earlier, again = (
+        json.loads(file.read_text())["slices"] for file in (folder / f"{case}.json", tmp_path / "ct.json")
+    )
+    assert earlier == again
+
+
+def test_a_run_holds_what_was_planned(trained: Path) -> None:
+    cfg = read_config(find_run(trained))
+    assert ("architecture" in cfg.model) == (trained / "nnunet.json").is_file()
+    assert cfg.model.get("architecture", {}) is not None
+
+
+@pytest.mark.parametrize("recipe", ["unet2d_csi", "unet_csi"])
+def test_two_processes_validate_as_one(recipe: str, scans: Path, tmp_path: Path) -> None:
+    settings = [
+        *arguments(recipe, scans, tmp_path),
+        "trainer.max_epochs=1",
+        "trainer.devices=2",
+        "trainer.strategy=ddp",
+        "trainer.num_sanity_val_steps=0",
+        "score_splits=[]",
+    ]
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    done = subprocess.run(
+        [sys.executable, *launcher, "-m", "spineseg.train", *settings],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    run = find_run(tmp_path / "runs" / "csi2014" / recipe)
+    with run.log.open() as stream:
+        logged = {row["name"]: float(row["value"]) for row in csv.DictReader(stream) if row["name"].startswith("val/")}
+    cfg = read_config(run)
+    datamodule = build_datamodule(cfg)
+    task = build_task(cfg, datamodule, pretrained=False)
+    load_weights(task, run.last)
+    trainer = build_trainer(cfg.trainer, logger=False, devices=1, strategy="auto", enable_progress_bar=False)
+    (alone,) = trainer.validate(task, datamodule=datamodule, verbose=False)
+    assert {"val/dice", "val/mask_map50"} <= logged.keys()
+    assert logged == alone
