@@ -26,6 +26,8 @@ def plans(spacing: list[float], patch: int) -> dict[str, Any]:
         "normalization_schemes": ["CTNormalization"],
         "use_mask_for_norm": [False],
         "batch_dice": False,
+        # The network is given; without this key the plans would be read as those of an older version.
+        "architecture": {},
     }
     for kind in ("data", "seg", "probabilities"):
         configuration[f"resampling_fn_{kind}"] = "resample_data_or_seg_to_shape"

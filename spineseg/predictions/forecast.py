@@ -45,7 +45,8 @@ def forecast_mb(windows: Windows, grid: Size, num_classes: int, *, order: Order,
     """
     voxels = 2 * math.prod(windows.shape) + 2 * math.prod(grid)
     sums = sum(4 * num_classes * math.prod(shape) for shape in sums_shapes(windows, order))
-    halo = 4 * num_classes * windows.padded[order[1]] * windows.padded[order[2]]
+    # The plane that interpolation along the sweep keeps.
+    halo = 0 if windows.shape == grid else 4 * num_classes * windows.padded[order[1]] * windows.padded[order[2]]
     by_slice = 8 * grid[0] * num_classes * (num_classes + 1)
     window = 4 * num_classes * math.prod(windows.patch)
     chunk = 4 * CHUNK_VALUES * CHUNK_COPIES

@@ -61,7 +61,7 @@ def axis_between(size: int, new_size: int, step: float | None = None) -> Axis:
 class Labelling:
     """Takes logits in the order of ``StripSums`` and keeps what CONTRACTS asks of them.
 
-    Where the grids differ, the last plane and the last row before a block are kept, for voxels between two blocks.
+    Where the grids differ, the last voxels before a block are kept along each axis, for voxels between two blocks.
 
     Args:
         shape: (X, Y, Z) of the logits.
@@ -89,41 +89,42 @@ class Labelling:
         self.counts: NDArray[np.int64] = np.zeros((grid[0], num_classes), np.int64)
         self.sums: NDArray[np.float64] = np.zeros((grid[0], num_classes, num_classes), np.float64)
         self._classes = torch.arange(num_classes, device=device)
-        across, along = shape[order[1]], shape[order[2]]
-        planes = 1 if self._axes[0].changed else 0
-        self._plane = torch.zeros((num_classes, planes, across, along), device=device)
-        self._row = torch.zeros((num_classes, 0, 0, along), device=device)
+        # By axis: the last plane (K, 1, across, along), row (K, planes, 1, along) and column (K, planes, rows, 1).
+        self._last: dict[int, Tensor] = {}
 
-    def add(self, block: Tensor, plane: int, row: int) -> None:
-        """Take final logits (K, sweep, across, along) that begin at ``plane`` and ``row``."""
+    def add(self, block: Tensor, start: Size) -> None:
+        """Take final logits (K, sweep, across, along) that begin at ``start``."""
         sweep, across, along = self._axes
-        halo = 1 if sweep.changed and plane else 0
-        beside = 1 if across.changed and row else 0
-        planes, rows = sweep.between(plane, plane + block.shape[1]), across.between(row, row + block.shape[2])
-        stop = row + block.shape[2]
-        last = torch.zeros((len(block), halo + block.shape[1], 1 if across.changed else 0, block.shape[3]))
-        last = last.to(block.device)
+        stop = tuple(first + n for first, n in zip(start, block.shape[1:], strict=True))
+        planes, rows, columns = (axis.between(*ends) for axis, *ends in zip(self._axes, start, stop, strict=True))
+        block = self._with_last(block, start)
+        origin = [end - n for end, n in zip(stop, block.shape[1:], strict=True)]
         section = max((planes[1] - planes[0]) * (rows[1] - rows[0]), block.shape[1] * block.shape[2])
         section *= max(1, -(-along.size // len(along.low)))
         step = max(1, CHUNK_VALUES // (len(block) * section))
-        for first in range(0, len(along.low), step):
-            columns = (first, min(first + step, len(along.low)))
-            left, right = int(along.low[columns[0]]), int(along.high[columns[1] - 1]) + 1
-            part = block[..., left:right]
-            if halo:
-                part = torch.cat([self._plane[:, :, row:stop, left:right], part], dim=1)
-            if beside:
-                part = torch.cat([self._row[..., left:right], part], dim=2)
-            last[..., left:right] = part[:, :, -1:] if across.changed else part[:, :, :0]
-            if planes[0] == planes[1] or rows[0] == rows[1]:
+        for first in range(*columns, step):
+            part = along.resample(block, 3, first, min(first + step, columns[1]), origin[2])
+            part = across.resample(part, 2, *rows, origin[1])
+            part = sweep.resample(part, 1, *planes, origin[0])
+            if part.numel():
+                self._label(part, (planes[0], rows[0], first))
+
+    def _with_last(self, block: Tensor, start: Size) -> Tensor:
+        """The block with the last voxels before it along each axis that is resampled; its own are kept for the next."""
+        for dim, axis in enumerate(self._axes, start=1):
+            if not axis.changed:
                 continue
-            part = along.resample(part, 3, *columns, left)
-            part = across.resample(part, 2, *rows, row - beside)
-            part = sweep.resample(part, 1, *planes, plane - halo)
-            self._label(part, (planes[0], rows[0], columns[0]))
-        self._row = last
-        if sweep.changed:
-            self._plane[:, :, row:stop] = block[:, -1:]
+            if not any(start[dim - 1 :]):
+                # The first block of the volume, of its planes, or of its strip.
+                ahead = [other.size for other in self._axes[dim:]]
+                self._last[dim] = block.new_zeros((*block.shape[:dim], 1, *ahead))
+            beside = (slice(first, first + n) for first, n in zip(start[dim:], block.shape[dim + 1 :], strict=True))
+            kept = self._last[dim][(slice(None),) * (dim + 1) + tuple(beside)]
+            last = block.narrow(dim, block.shape[dim] - 1, 1)
+            if start[dim - 1]:
+                block = torch.cat([kept, block], dim=dim)
+            kept.copy_(last)
+        return block
 
     def _label(self, logits: Tensor, start: tuple[int, int, int]) -> None:
         """Label native voxels (K, sweep, across, along) that begin at ``start``."""

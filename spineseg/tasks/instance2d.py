@@ -25,16 +25,22 @@ class InstanceSegmentation2D(OptimizedTask[SliceBatch]):
         optimization: optimiser, schedule, warm-up, accumulation and clipping.
         classes: name of each class in the network's order: levels, or ``vertebra`` alone.
         channels_last: memory format of the network; faster with 16-bit convolutions.
+        compile: whether to use ``torch.compile``; where it fails, a warning says so and training goes on without.
     """
 
     averaged = False  # Ultralytics' loss is the sum over the batch
     net: YOLOv8Seg
 
     def __init__(
-        self, net: YOLOv8Seg, optimization: Optimization, classes: tuple[str, ...], channels_last: bool = True
+        self,
+        net: YOLOv8Seg,
+        optimization: Optimization,
+        classes: tuple[str, ...],
+        channels_last: bool = True,
+        compile: bool = False,
     ) -> None:
         """Take the parts; nothing is built here."""
-        super().__init__(net, optimization, classes)
+        super().__init__(net, optimization, classes, compile)
         self.channels_last = channels_last
         if channels_last:
             self.net.to(memory_format=torch.channels_last)
@@ -47,7 +53,7 @@ class InstanceSegmentation2D(OptimizedTask[SliceBatch]):
 
     def training_loss(self, batch: SliceBatch) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss summed over the batch; logged as a mean a slice, beside its parts."""
-        loss, parts = self._loss(self.net(self._formatted(batch["images"])), batch)
+        loss, parts = self._loss(self.outputs(self._formatted(batch["images"])), batch)
         # Ultralytics' fifth term is for other heads, and always 0 here.
         terms = {f"train/{name}": value for name, value in parts.items() if name != "sem_loss"}
         return loss, {"train/loss": loss.detach() / len(batch["images"]), **terms}

@@ -2,6 +2,7 @@
 
 import math
 import time
+import warnings
 from abc import abstractmethod
 from typing import Any, ClassVar, Generic, TypedDict, TypeVar
 
@@ -35,6 +36,7 @@ class OptimizedTask(lightning.LightningModule, Generic[Batch]):
         net: the network.
         optimization: optimiser, schedule, warm-up, accumulation and clipping.
         classes: name of each class: levels, or ``vertebra`` alone.
+        compile: whether to let ``torch.compile`` make the network faster; where it cannot, a warning says so once.
 
     Attributes:
         averaged: whether the loss is a mean over the batch. Then a step takes the mean gradient of the batches and
@@ -43,12 +45,18 @@ class OptimizedTask(lightning.LightningModule, Generic[Batch]):
 
     averaged: ClassVar[bool]
 
-    def __init__(self, net: nn.Module, optimization: Optimization, classes: tuple[str, ...]) -> None:
+    def __init__(
+        self, net: nn.Module, optimization: Optimization, classes: tuple[str, ...], compile: bool = False
+    ) -> None:
         """Take the parts; nothing is built here."""
         super().__init__()
         self.automatic_optimization = False
         self.net, self.optimization, self.classes = net, optimization, classes
         self.levels: tuple[int, ...] = () if classes == ("vertebra",) else tuple(level_id(name) for name in classes)
+        self._compiled = compile
+        if compile:
+            # In place, so that the weights keep their names; the work is done at the first call.
+            self.net.compile()
         # Set by the validation that a checkpoint is chosen by, where the task has one, and kept with it.
         self.score_threshold: float | None = None
         self._summed = 0
@@ -67,6 +75,22 @@ class OptimizedTask(lightning.LightningModule, Generic[Batch]):
     @abstractmethod
     def samples(self, batch: Batch) -> str:
         """Names of the batch's samples, for an error."""
+
+    def outputs(self, images: Tensor) -> Any:
+        """What the network gives, compiled where that works."""
+        if not self._compiled:
+            return self.net(images)
+        try:
+            return self.net(images)
+        except torch.OutOfMemoryError:
+            raise
+        except Exception as error:
+            # Whatever the compiler could not do; a fault of the network itself comes again below.
+            self._compiled, self.net._compiled_call_impl = False, None
+            found = self.net(images)
+            reason = " ".join(str(error).split())[:200]
+            warnings.warn(f"torch.compile failed, the network runs as it is: {reason}", stacklevel=2)
+            return found
 
     @property
     def fit_seconds(self) -> float:

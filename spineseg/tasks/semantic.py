@@ -1,9 +1,7 @@
 """What the tasks of label maps share: loss, compilation, and monitors over all processes."""
 
-import warnings
 from typing import ClassVar, TypeVar
 
-import torch
 from torch import Tensor, nn
 
 from spineseg.tasks.label_maps import Agreement, pooled_dice
@@ -39,12 +37,8 @@ class SemanticSegmentation(OptimizedTask[Batch]):
         compile: bool = False,
     ) -> None:
         """Take the parts; nothing is built here."""
-        super().__init__(net, optimization, classes)
+        super().__init__(net, optimization, classes, compile)
         self.loss, self.num_classes = loss, len(classes) + 1
-        self._compiled = compile
-        if compile:
-            # In place, so that the weights keep their names; the work is done at the first call.
-            self.net.compile()
         self._monitored: list[MonitoredSlice] = []
         self._agreements: list[Agreement] = []
         self._losses: list[tuple[float, int]] = []
@@ -53,23 +47,6 @@ class SemanticSegmentation(OptimizedTask[Batch]):
         """Logits (B, K, …) of images (B, C, …) in float32."""
         outputs = self.outputs(images)
         return (outputs if isinstance(outputs, Tensor) else outputs[0]).float()
-
-    def outputs(self, images: Tensor) -> Tensor | list[Tensor]:
-        """What the network gives, compiled where that works."""
-        if not self._compiled:
-            found: Tensor | list[Tensor] = self.net(images)
-            return found
-        try:
-            found = self.net(images)
-        except torch.OutOfMemoryError:
-            raise
-        except Exception as error:
-            # Whatever the compiler could not do; a fault of the network itself comes again below.
-            self._compiled, self.net._compiled_call_impl = False, None
-            found = self.net(images)
-            reason = " ".join(str(error).split())[:200]
-            warnings.warn(f"torch.compile failed, the network runs as it is: {reason}", stacklevel=2)
-        return found
 
     def on_validation_epoch_end(self) -> None:
         """Pool what all processes saw.
