@@ -72,9 +72,6 @@ def processor_has_bf16(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
 def training_threads(workers: int, trainer: lightning.Trainer) -> Iterator[None]:
     """Leave the loader's processes a processor each while a processor trains; a set OMP_NUM_THREADS is left alone.
 
-    On two cores one thread beside one loader process trained at 33 images a second, two threads without one at 25, two
-    beside one at 25 (experiments/training_loop).
-
     Args:
         workers: loader processes of this training process.
         trainer: tells the device; where several processes train, Lightning has shared out the threads.

@@ -58,7 +58,7 @@ class TrainedModel:
 
 def build_datamodule(cfg: DictConfig) -> CaseDataModule:
     """The data module of a training configuration; no file is read yet."""
-    return build(cfg.data, CaseDataModule)
+    return build(cfg.data, CaseDataModule)  # type: ignore[type-abstract]
 
 
 def build_task(cfg: DictConfig, datamodule: CaseDataModule, *, pretrained: bool) -> Task:

@@ -226,9 +226,8 @@ class CaseDataModule(lightning.LightningDataModule, ABC):
 
 
 def _free_processors(world: int) -> int:
-    """Loader processes for each training process: what is left of its share of processors, at most 8, at least one.
+    """Loader processes for each training process: what is left of its share of processors, at most 8.
 
-    Where there is but one processor to it, the training process reads by itself.
+    None on two cores: a second thread of the network is worth more there (experiments/training_loop).
     """
-    share = processors() // world
-    return max(0, min(1, share - 1)) if share < 4 else min(8, share - 2)
+    return max(0, min(8, processors() // world - 2))
