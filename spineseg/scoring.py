@@ -18,7 +18,7 @@ from spineseg.runs import Run, write_results
 from spineseg.trained import TrainedModel
 
 # The last lines on the screen, in this order.
-HEADLINES = ("mask_map50_native", "mask_map50", "box_map50", "mask_map50_named", "dice", "dice_spine")
+HEADLINES = ("mask_map50_native", "mask_map50", "box_map50", "mask_map50_named", "id", "nsd", "dice", "dice_spine")
 
 
 def score_split(

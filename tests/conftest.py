@@ -34,7 +34,7 @@ def scans(tmp_path_factory: pytest.TempPathFactory) -> Path:
         labels = np.zeros(image.shape, np.uint8)
         for i, level in enumerate((24, 23, 22)):
             block = (slice(6 + case, 20), slice(3 + 13 * i, 13 + 13 * i), slice(2, 7))
-            image[block], labels[block] = 500, level
+            image[block], labels[block] = rng.normal(500, 60, image[block].shape), level
         write_volume(folder / f"case{case}" / "ct.nii.gz", Volume(image, affine))
         write_volume(folder / f"case{case}" / "vertebrae.nii.gz", Volume(labels, affine))
     return folder

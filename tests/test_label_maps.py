@@ -33,6 +33,7 @@ PATCHES = [
     "data.spacing_mm=[3,4,4]",
     "data.patch_size=[16,16,16]",
     "data.epoch_patches=4",
+    "data.validation_cases=2",
     "callbacks.volume_panels.every_n_epochs=1",
 ]
 RECIPES = {

@@ -153,8 +153,9 @@ def _stitched(net: Any, image: Any, settings: PlannedSettings, module: PatchData
     windows = lay_windows(image.shape, settings.patch_size, 0.5)
     found = torch.zeros(module.num_classes, *image.shape)
 
-    def keep(block: Tensor, plane: int, row: int) -> None:
-        found[:, plane : plane + block.shape[1], row : row + block.shape[2]] = block
+    def keep(block: Tensor, start: tuple[int, int, int]) -> None:
+        x, y, z = (slice(first, first + n) for first, n in zip(start, block.shape[1:], strict=True))
+        found[:, x, y, z] = block
 
     sums = StripSums(windows, (0, 1, 2), module.num_classes, keep, torch.device("cpu"))
     with torch.inference_mode():

@@ -2,22 +2,20 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
 
 from spineseg.errors import DataError
 from spineseg.geometry import Grid, Volume, canonical
+from spineseg.metrics.case_rows import CaseMaps, Row, Status, row, volume_rows
 from spineseg.metrics.detection import DEFAULT_SCORE_THRESHOLD, Counts
 from spineseg.metrics.edges import EdgeDecision, EdgePolicy, decide, labels_at_faces, within
-from spineseg.metrics.overlap import Confusion, confusion
+from spineseg.metrics.localisation import Bodies
+from spineseg.metrics.overlap import confusion
 from spineseg.metrics.pooling import counts_by_subject
 from spineseg.metrics.slices import score_slices
 from spineseg.predictions.store import CasePrediction
-from spineseg.vertebrae import LEVELS, level_name
-
-Status = Literal["ok", "missed", "spurious", "ignored", "n/a", "empty"]
 
 # Reference and prediction may lie this far apart: what float32 headers leave.
 GRID_TOLERANCE_MM = 0.1
@@ -78,53 +76,31 @@ def score_case(
         named=named,
         score_threshold=DEFAULT_SCORE_THRESHOLD if score_threshold is None else score_threshold,
     )
+    scored = found
     if decision.slab_mm is not None:
-        pairs = confusion(within(truth, decision.slab_mm).array, within(found, decision.slab_mm).array)
-    rows = [*_overlap_rows(pairs, decision, named=named), *_slice_rows(detections, empty=not decision.levels)]
+        scored = within(found, decision.slab_mm)
+        pairs = confusion(within(truth, decision.slab_mm).array, scored.array)
+    maps = CaseMaps(
+        reference=Bodies.of(truth),
+        prediction=Bodies.of(scored),
+        pairs=pairs,
+        edge=decision,
+        cut=cut,
+        named=named,
+        reference_named=reference_named,
+    )
+    rows = [*volume_rows(maps), *_slice_rows(detections, empty=not decision.levels)]
     return CaseScores(pd.DataFrame(rows), detections, decision)
 
 
-def _overlap_rows(pairs: Confusion, edge: EdgeDecision, *, named: bool) -> Iterator[dict[str, Any]]:
-    spine = pairs.dice_union(edge.levels, edge.kept, edge.ignored)
-    yield _row("", "3d", "dice_spine", spine if edge.levels else np.nan, "ok" if edge.levels else "empty")
-    if not named:
-        yield _row("", "3d", "dice", np.nan, "n/a")
-        return
-    if not edge.levels:
-        yield _row("", "3d", "dice", np.nan, "empty")
-    for level in edge.levels:
-        found = level in edge.kept
-        yield _row(level, "3d", "dice", pairs.dice_of(level) if found else 0.0, "ok" if found else "missed")
-    for level in edge.ignored:
-        if level not in edge.kept:
-            yield _row(level, "3d", "dice", np.nan, "ignored")
-    for level in edge.kept:
-        if level not in edge.levels:
-            yield _row(level, "3d", "dice", 0.0, "spurious")
-
-
-def _slice_rows(detections: pd.DataFrame, *, empty: bool) -> Iterator[dict[str, Any]]:
+def _slice_rows(detections: pd.DataFrame, *, empty: bool) -> Iterator[Row]:
     true, false, missed, iou = counts_by_subject(detections.assign(subject=""), [""])[0]
     counts = Counts(true, false, missed, iou)
     status: Status = "empty" if empty else "ok"
     for metric in ("precision", "recall", "f1", "pq"):
-        yield _row("", "2d", metric, getattr(counts, metric), status, "iou=0.5")
+        yield row("", metric, getattr(counts, metric), status, "iou=0.5", "2d")
     for metric, value in (("true_positives", true), ("false_positives", false), ("misses", missed)):
-        yield _row("", "2d", metric, value, status, "iou=0.5")
-
-
-def _row(
-    level: int | str, space: Literal["2d", "3d"], metric: str, value: float, status: Status, parameter: str = ""
-) -> dict[str, Any]:
-    name = level if isinstance(level, str) else level_name(level) if level in LEVELS else str(level)
-    return {
-        "level": name,
-        "space": space,
-        "metric": metric,
-        "parameter": parameter,
-        "value": float(value),
-        "status": status,
-    }
+        yield row("", metric, value, status, "iou=0.5", "2d")
 
 
 def _canonical(volume: Volume) -> Volume:

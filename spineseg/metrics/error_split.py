@@ -1,4 +1,4 @@
-"""What a level's missing Dice is made of: names, mixed voxels, outlines, misses (PROTOCOL 6), from a confusion alone."""
+"""What a level's missing Dice is made of: names, mixed voxels, outlines, misses (PROTOCOL 6)."""
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -53,10 +53,12 @@ def split_errors(pairs: Confusion, levels: Sequence[int], kept: Sequence[int]) -
         levels: reference labels that count (V).
         kept: predicted labels that count (P).
 
+    >>> import numpy as np
     >>> from spineseg.metrics.overlap import confusion
     >>> pairs = confusion(np.array([20, 20, 20, 20, 0, 21]), np.array([22, 22, 21, 0, 0, 21]))
-    >>> [f"{x:.3f}" for x in dataclasses.astuple(split_errors(pairs, (20, 21), (21, 22))[20])[:4]]
-    ['0.667', '0.190', '0.143', '0.000']
+    >>> error = split_errors(pairs, (20, 21), (21, 22))[20]
+    >>> error.match, round(error.naming, 3), round(error.mixed, 3), round(error.outline, 3), error.missed
+    (22, 0.667, 0.19, 0.143, 0.0)
     """
     match = pairs.matching(levels, kept)
     return {level: _level_error(pairs, level, match.get(level), level in kept) for level in levels}
@@ -137,6 +139,7 @@ def coherently_shifted(shifts: Iterable[int], levels: int) -> bool:
 def is_mixed(pairs: Confusion, levels: Iterable[int]) -> bool:
     """Whether some reference vertebra lies by at least 20 % of its volume under a second predicted label.
 
+    >>> import numpy as np
     >>> from spineseg.metrics.overlap import confusion
     >>> reference = np.array([20, 20, 20, 20])
     >>> [is_mixed(confusion(reference, np.array(p)), [20]) for p in ([1, 1, 1, 2], [1, 1, 1, 1], [1, 0, 0, 0])]

@@ -17,7 +17,15 @@ from spineseg.metrics.edges import EdgeDecision, EdgePolicy
 from spineseg.metrics.intervals import BOOTSTRAP_SUBJECTS, LEAST_SUBJECTS, RESAMPLES
 from spineseg.metrics.means import LEAST_SUBJECTS_PER_LEVEL
 from spineseg.metrics.references import Reference
-from spineseg.metrics.summary import Results, SplitScores, dice_tables, named_level_list, summarise
+from spineseg.metrics.summary import Results, SplitScores, summarise
+from spineseg.metrics.tables import (
+    MEAN_TABLES,
+    error_table,
+    identification_table,
+    localisation_table,
+    mean_tables,
+    named_level_list,
+)
 from spineseg.predictions.store import PredictionFolder, open_predictions
 from spineseg.vertebrae import LEVELS, level_name
 
@@ -112,7 +120,13 @@ def evaluate_folder(
             "score_threshold": folder.score_threshold,
             "notes": _notes(scores, folder, references, simulated=simulated),
             "metrics": results,
-            "dice": dice_tables(scores),
+            "dice": mean_tables(scores, "dice"),
+            "means": {
+                " ".join(filter(None, key)): mean_tables(scores, *key) for key in MEAN_TABLES if key != ("dice", "")
+            },
+            "identification": identification_table(scores),
+            "localisation": localisation_table(scores),
+            "errors": error_table(scores),
             "map_named": named_level_list(scores),
             "ignored_references": sum(len(entry["ignored"]) for entry in edges.values()),
             "dropped_predictions": sum(len(entry["dropped"]) for entry in edges.values()),

@@ -1,6 +1,6 @@
 """Whether vertebrae bear their right name (PROTOCOL 1), from body centres alone."""
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -102,7 +102,7 @@ def all_right(found: Mapping[int, bool], spurious: Collection[int], small: Colle
     return all(found.values()) and not set(spurious) - set(small)
 
 
-def anchored(levels: Sequence[int], cut: Collection[int]) -> bool:
+def anchored(levels: Collection[int], cut: Collection[int]) -> bool:
     """Whether a scan shows from where to count: C2, the sacrum, or the last rib.
 
     Judged by the labels of the reference: C2 and the sacrum if any of them is in view; the rib if the last thoracic

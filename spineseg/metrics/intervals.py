@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Final, Literal, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +14,7 @@ Statistic = Callable[[Floats], Floats]
 
 LEAST_SUBJECTS: Final = 5
 BOOTSTRAP_SUBJECTS: Final = 20
+MEDIAN_SUBJECTS: Final = 50
 RESAMPLES: Final = 10_000
 CONFIDENCE: Final = 0.95
 # One seed for all models: the draws of subjects are then the same, and differences are paired.
@@ -26,7 +27,7 @@ class Interval:
 
     low: float | None
     high: float | None
-    method: Literal["none", "t", "jackknife t", "bca"]
+    method: Literal["none", "t", "jackknife t", "bca", "wilson"]
 
 
 NO_INTERVAL: Final = Interval(None, None, "none")
@@ -35,6 +36,49 @@ NO_INTERVAL: Final = Interval(None, None, "none")
 def mean_statistic(values: Floats) -> Statistic:
     """Mean of the subjects' values (n,)."""
     return lambda weights: weights @ values / weights.sum(axis=1)
+
+
+def ratio_statistic(parts: Floats, wholes: Floats) -> Statistic:
+    """Σ parts (n,) ÷ Σ wholes (n,) of the subjects; NaN for 0 ÷ 0."""
+
+    def of(weights: Floats) -> Floats:
+        whole = weights @ wholes
+        return cast(Floats, np.divide(weights @ parts, whole, out=np.full(len(weights), np.nan), where=whole > 0))
+
+    return of
+
+
+def median_statistic(values: Floats, subjects: NDArray[np.integer]) -> Statistic:
+    """Median of values (N,) that belong to subjects (N,), numbered from 0; a subject drawn k times counts k.
+
+    >>> median_statistic(np.array([1.0, 2.0, 4.0]), np.array([0, 0, 1]))(np.array([[1.0, 1.0], [1.0, 2.0]])).tolist()
+    [2.0, 3.0]
+    """
+    order = np.argsort(values, kind="stable")
+    ranked, owner = values[order], subjects[order]
+
+    def of(weights: Floats) -> Floats:
+        below = np.cumsum(weights[:, owner], axis=1)
+        half = below[:, -1:] / 2
+        # Where the weight falls into equal halves the median is the middle of the two values beside the cut.
+        return cast(Floats, (ranked[(below >= half).argmax(axis=1)] + ranked[(below > half).argmax(axis=1)]) / 2)
+
+    return of
+
+
+def wilson_interval(share: float, n: int) -> Interval:
+    """Wilson's score interval of a proportion over n subjects (Wilson 1927); none below 5.
+
+    >>> found = wilson_interval(0.5, 10)
+    >>> round(found.low, 4), round(found.high, 4)
+    (0.2366, 0.7634)
+    """
+    if n < LEAST_SUBJECTS or not np.isfinite(share):
+        return NO_INTERVAL
+    z = float(stats.norm.ppf((1 + CONFIDENCE) / 2))
+    middle = (share + z**2 / (2 * n)) / (1 + z**2 / n)
+    reach = z / (1 + z**2 / n) * float(np.sqrt(share * (1 - share) / n + z**2 / (4 * n**2)))
+    return Interval(max(0.0, middle - reach), min(1.0, middle + reach), "wilson")
 
 
 def interval(statistic: Statistic, n: int, *, mean_of: Floats | None = None, resamples: int = RESAMPLES) -> Interval:

@@ -1,5 +1,6 @@
 """Means over subjects and levels (PROTOCOL 3) of a metric's rows."""
 
+from collections.abc import Sequence
 from typing import Final
 
 import numpy as np
@@ -64,9 +65,36 @@ def level_mean(rows: pd.DataFrame) -> tuple[float, tuple[str, ...]]:
 
 
 def region_means(rows: pd.DataFrame) -> dict[str, float]:
-    """``case_mean`` of each region's levels; NaN where nobody has one."""
+    """``case_mean`` of each region's levels; NaN where nobody has one. Levels are names of the vocabulary."""
     ids = rows["level"].map(level_id)
     return {name: case_mean(rows[ids.isin(levels)]) for name, levels in REGIONS.items()}
+
+
+def share_found(rows: pd.DataFrame) -> float:
+    """Share of the reference levels that have a value, |V ∩ P| ÷ |V|; NaN without reference levels.
+
+    Args:
+        rows: column status, of one metric: "ok" for levels found, "missed" for the others.
+
+    >>> share_found(pd.DataFrame({"status": ["ok", "ok", "missed", "spurious"]}))
+    0.6666666666666666
+    """
+    counts = rows["status"].value_counts()
+    found, missed = int(counts.get("ok", 0)), int(counts.get("missed", 0))
+    return found / (found + missed) if found + missed else float("nan")
+
+
+def subject_sums(rows: pd.DataFrame, metrics: Sequence[str], subjects: Sequence[str]) -> NDArray[np.float64]:
+    """Sum (n, M) of case metrics over the scans of each subject.
+
+    Args:
+        rows: columns subject, level, metric, value; NaN values count 0.
+        metrics: M names.
+        subjects: n, in the order of the result.
+    """
+    cases = rows[(rows["level"] == "") & rows["metric"].isin(metrics)]
+    sums = cases.groupby(["subject", "metric"], observed=True)["value"].sum().unstack("metric")
+    return sums.reindex(index=list(subjects), columns=list(metrics)).fillna(0.0).to_numpy(np.float64)
 
 
 def _mean(values: NDArray[np.float64]) -> float:

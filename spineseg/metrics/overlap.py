@@ -1,5 +1,6 @@
 """Overlap of label maps: all pairs of labels counted in one pass, Dice from the counts."""
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import cast
 
@@ -66,13 +67,25 @@ class Confusion:
             int(self.voxels[valid][:, columns].sum()),
         )
 
-    def matching(self) -> dict[int, int]:
-        """Reference → predicted label, one to one, so that Σ Dice is largest; pairs without overlap are left out."""
-        overlap = self.dice_matrix()
-        rows, columns = linear_sum_assignment(overlap, maximize=True)
+    def prediction_voxels(self) -> dict[int, int]:
+        """Voxels of each predicted label."""
+        return dict(zip(self.prediction_ids, self.voxels.sum(axis=0)[1:].tolist(), strict=True))
+
+    def matching(
+        self, references: Collection[int] | None = None, predictions: Collection[int] | None = None
+    ) -> dict[int, int]:
+        """Reference → predicted label, one to one, so that Σ Dice is largest; pairs without overlap are left out.
+
+        Args:
+            references: labels that take part; None = all.
+            predictions: the same of the prediction.
+        """
+        rows = [n for n, label in enumerate(self.reference_ids) if references is None or label in references]
+        columns = [n for n, label in enumerate(self.prediction_ids) if predictions is None or label in predictions]
+        overlap = self.dice_matrix()[np.ix_(rows, columns)]
         return {
-            self.reference_ids[r]: self.prediction_ids[c]
-            for r, c in zip(rows, columns, strict=True)
+            self.reference_ids[rows[r]]: self.prediction_ids[columns[c]]
+            for r, c in zip(*linear_sum_assignment(overlap, maximize=True), strict=True)
             if overlap[r, c] > 0
         }
 
@@ -118,6 +131,31 @@ def content_box(*maps: NDArray[np.generic]) -> tuple[slice, ...]:
         places = np.flatnonzero(held)
         box.append(slice(int(places[0]), int(places[-1]) + 1) if len(places) else slice(0, 0))
     return tuple(box)
+
+
+def content_parts(mask: NDArray[np.bool_]) -> list[tuple[slice, ...]]:
+    """Boxes that hold all of a mask and that empty planes part; none of them can be shrunk or parted again.
+
+    A voxel far from the rest then costs what it fills, not the volume between.
+
+    >>> content_parts(np.array([0, 1, 1, 0, 1], bool))
+    [(slice(1, 3, None),), (slice(4, 5, None),)]
+    """
+    parts: list[tuple[slice, ...]] = []
+    pending = [tuple(slice(0, n) for n in mask.shape)]
+    while pending:
+        box = pending.pop()
+        for axis in range(mask.ndim):
+            held = np.asarray(mask[box].any(axis=tuple(n for n in range(mask.ndim) if n != axis)))
+            ends = np.flatnonzero(np.diff(held, prepend=False, append=False))
+            runs = list(zip(ends[::2].tolist(), ends[1::2].tolist(), strict=True))
+            if runs != [(0, len(held))]:
+                start = box[axis].start
+                pending += [(*box[:axis], slice(start + a, start + b), *box[axis + 1 :]) for a, b in runs]
+                break
+        else:
+            parts.append(box)
+    return sorted(parts, key=lambda box: [part.start for part in box])
 
 
 def _dense(labels: NDArray[np.integer]) -> tuple[tuple[int, ...], NDArray[np.int32]]:

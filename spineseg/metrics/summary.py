@@ -1,23 +1,58 @@
 """From the rows and detections of all cases to the numbers of a results table, with their intervals."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
 import pandas as pd
 
+from spineseg.metrics.case_rows import ERROR_TERMS, TOLERANCES_MM
 from spineseg.metrics.detection import Counts
 from spineseg.metrics.detections_table import DetectionSet
-from spineseg.metrics.intervals import RESAMPLES, Floats, Statistic, interval, mean_statistic
-from spineseg.metrics.means import case_mean, level_mean, level_means, pooled, region_means, subject_values
-from spineseg.metrics.pooling import ApPool, constant_ap50, counts_by_subject, named_levels
-from spineseg.vertebrae import LEVELS, level_name
+from spineseg.metrics.intervals import (
+    MEDIAN_SUBJECTS,
+    NO_INTERVAL,
+    RESAMPLES,
+    Floats,
+    Statistic,
+    interval,
+    mean_statistic,
+    median_statistic,
+    ratio_statistic,
+    wilson_interval,
+)
+from spineseg.metrics.means import per_subject_and_level, share_found, subject_sums, subject_values
+from spineseg.metrics.pooling import ApPool, constant_ap50, counts_by_subject
 
-# A metric → {"value", "low", "high", "subjects"}, or {"value": None, "status": "n/a"}.
+# A metric → {"value", "low", "high", "subjects"}, or {"value": None, "status": "n/a"}. Medians also have "quartiles"
+# and "found", all_right has "levels", the mean number of visible ones.
 Results = dict[str, dict[str, Any]]
 NOT_APPLICABLE: Final[Mapping[str, Any]] = {"value": None, "status": "n/a"}
-_COUNTED: Final = ("ok", "missed")
+COUNTED: Final = ("ok", "missed")
+# Centre distances and surface distances: medians over found levels, a finite penalty for a missed one does not exist.
+MEDIANS: Final = ("hd95", "assd", "centroid_error_mm", "d_free_mm")
+
+
+@dataclass(frozen=True)
+class Mean:
+    """A ``case_mean`` of ``results.json``: its name there, the rows it takes, and whether it needs levels' names."""
+
+    name: str
+    metric: str
+    parameter: str = ""
+    named: bool = True
+    statuses: tuple[str, ...] = COUNTED
+
+
+MEANS: Final = (
+    Mean("dice", "dice"),
+    Mean("dice_union", "dice", statuses=(*COUNTED, "spurious")),
+    Mean("dice_spine", "dice_spine", named=False),
+    Mean("nsd", "nsd", f"tau={TOLERANCES_MM[0]}"),
+    Mean("id_case", "id"),
+    *(Mean(f"error_{term}", f"error_{term}") for term in ERROR_TERMS),
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,31 +81,13 @@ def summarise(scores: SplitScores, *, resamples: int = RESAMPLES) -> Results:
         scores: of a split.
         resamples: of the intervals from 20 subjects on.
     """
-    return {**_ap_results(scores, resamples), **_count_results(scores, resamples), **_mean_results(scores, resamples)}
-
-
-def dice_tables(scores: SplitScores) -> dict[str, Any]:
-    """Other means of named Dice (PROTOCOL 3), without intervals; empty for one-class models."""
-    rows = _metric_rows(scores.rows, "dice")
-    if not scores.named or rows.empty:
-        return {}
-    mean, levels = level_mean(rows)
     return {
-        "case_mean": _plain(case_mean(rows)),
-        "level_mean": {"value": _plain(mean), "levels": list(levels)},
-        "region": {name: _plain(value) for name, value in region_means(rows).items()},
-        "pooled": _plain(pooled(rows)),
-        "levels": level_means(rows),
+        **_ap_results(scores, resamples),
+        **_count_results(scores, resamples),
+        **_mean_results(scores, resamples),
+        **_identification_results(scores, resamples),
+        **_median_results(scores, resamples),
     }
-
-
-def named_level_list(scores: SplitScores) -> dict[str, Any]:
-    """Levels of the named mAP, fixed by the reference; ``all_levels`` marks a split of fewer than 3 subjects."""
-    if not scores.named:
-        return {}
-    levels, every = named_levels(scores.detections, scores.subjects)
-    names = [level_name(level) if level in LEVELS else str(level) for level in levels]
-    return {"levels": names, "all_levels": every}
 
 
 def _ap_results(scores: SplitScores, resamples: int) -> Results:
@@ -117,13 +134,60 @@ def _count_results(scores: SplitScores, resamples: int) -> Results:
 
 def _mean_results(scores: SplitScores, resamples: int) -> Results:
     results: Results = {}
-    for metric in ("dice", "dice_spine"):
-        if metric == "dice" and not scores.named:
-            results[metric] = dict(NOT_APPLICABLE)
+    for mean in MEANS:
+        if mean.named and not scores.named:
+            results[mean.name] = dict(NOT_APPLICABLE)
             continue
-        found = subject_values(_metric_rows(scores.rows, metric))
+        found = subject_values(metric_rows(scores.rows, mean.metric, mean.parameter, statuses=mean.statuses))
         values = np.array([found[subject] for subject in sorted(found)], np.float64)
-        results[metric] = _entry(mean_statistic(values), len(values), len(values), resamples, mean_of=values)
+        results[mean.name] = _entry(mean_statistic(values), len(values), len(values), resamples, mean_of=values)
+    return results
+
+
+def _identification_results(scores: SplitScores, resamples: int) -> Results:
+    if not scores.named:
+        return {name: dict(NOT_APPLICABLE) for name in ("id", "id_precision", "id_f1", "all_right")}
+    names = ("identified_levels", "visible_levels", "predicted_levels")
+    table = subject_sums(scores.rows, names, scores.subjects)
+    # Who shows no level and was given none is no unit of these rates.
+    right, visible, predicted = table[table.any(axis=1)].T
+    n = len(right)
+    ratios = {
+        "id": ratio_statistic(right, visible),
+        "id_precision": ratio_statistic(right, predicted),
+        "id_f1": ratio_statistic(2 * right, visible + predicted),
+    }
+    results = {name: _entry(statistic, n, n, resamples) for name, statistic in ratios.items()}
+    of_subjects = list(subject_values(metric_rows(scores.rows, "all_right")).values())
+    share = float(np.mean(of_subjects)) if of_subjects else float("nan")
+    entry = dict(NOT_APPLICABLE)
+    if of_subjects:
+        ends = wilson_interval(share, len(of_subjects))
+        entry = {"value": share, "low": ends.low, "high": ends.high, "subjects": len(of_subjects)}
+        entry["levels"] = float(np.mean(list(subject_values(metric_rows(scores.rows, "visible_levels")).values())))
+    return {**results, "all_right": entry}
+
+
+def _median_results(scores: SplitScores, resamples: int) -> Results:
+    results: Results = {}
+    for name in MEDIANS:
+        if not scores.named and name != "d_free_mm":
+            results[name] = dict(NOT_APPLICABLE)
+            continue
+        rows = metric_rows(scores.rows, name)
+        found = share_found(rows)
+        values = per_subject_and_level(rows)
+        if values.empty:
+            results[name] = {**NOT_APPLICABLE, **({"found": found} if np.isfinite(found) else {})}
+            continue
+        numbers, who = values["value"].to_numpy(np.float64), values["subject"].astype("category")
+        n = len(who.cat.categories)
+        ends = NO_INTERVAL
+        if n >= MEDIAN_SUBJECTS:
+            ends = interval(median_statistic(numbers, who.cat.codes.to_numpy(np.int64)), n, resamples=resamples)
+        low, middle, high = np.percentile(numbers, (25, 50, 75)).tolist()
+        entry = {"value": middle, "low": ends.low, "high": ends.high, "subjects": n}
+        results[name] = entry | {"quartiles": [low, high], "found": found}
     return results
 
 
@@ -136,9 +200,8 @@ def _entry(
     return {"value": value, "low": found.low, "high": found.high, "subjects": subjects}
 
 
-def _metric_rows(rows: pd.DataFrame, metric: str) -> pd.DataFrame:
-    return rows[(rows["metric"] == metric) & rows["status"].isin(_COUNTED)]
-
-
-def _plain(value: float) -> float | None:
-    return value if np.isfinite(value) else None
+def metric_rows(
+    rows: pd.DataFrame, metric: str, parameter: str = "", *, statuses: Collection[str] = COUNTED
+) -> pd.DataFrame:
+    """Rows of one metric with one of some statuses; by default those that a mean over reference levels takes."""
+    return rows[(rows["metric"] == metric) & (rows["parameter"] == parameter) & rows["status"].isin(statuses)]

@@ -7,20 +7,15 @@ the array nothing is inside, so that a mask's face on the volume's border is sur
 """
 
 from dataclasses import dataclass
-from typing import Final
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy import ndimage
 from scipy.spatial import cKDTree
 
-from spineseg.metrics.overlap import content_box
+from spineseg.metrics.overlap import content_parts
 from spineseg.metrics.surface_elements import FULL, element_areas_mm2, neighbourhood_codes
 
 Floats = NDArray[np.float64]
-# From so many voxels of the common box on (two parts of a level far apart), a tree of the elements is faster than a
-# distance transform, which looks at every voxel.
-_LARGE_BOX: Final = 1 << 21
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,13 +48,11 @@ def surface_distances(
     """
     if a.shape != b.shape:
         raise ValueError(f"masks of shapes {a.shape} and {b.shape}")
-    box = content_box(a, b)
-    codes = [neighbourhood_codes(mask[box]) for mask in (a, b)]
     areas = element_areas_mm2(spacing_mm)
-    surfaces = [(code != 0) & (code != FULL) for code in codes]
+    (a_places, a_codes), (b_places, b_codes) = _elements(a), _elements(b)
     sides: list[Floats] = []
-    for own, code, other in ((surfaces[0], codes[0], surfaces[1]), (surfaces[1], codes[1], surfaces[0])):
-        distance, area = _nearest_mm(own, other, spacing_mm), areas[code[own]]
+    for own, codes, other in ((a_places, a_codes, b_places), (b_places, b_codes, a_places)):
+        distance, area = _nearest_mm(own, other, spacing_mm), areas[codes]
         # Equal distances by area: the running sum of the areas, and with it the percentile, is then one of a kind.
         order = np.lexsort((area, distance))
         sides += [distance[order], area[order]]
@@ -98,24 +91,25 @@ def _percentile(distance: Floats, area: Floats, share: float) -> float:
     return float(distance[min(place, len(distance) - 1)])
 
 
-def _nearest_mm(own: NDArray[np.bool_], other: NDArray[np.bool_], spacing_mm: ArrayLike) -> Floats:
-    """Distance in mm of each place of ``own``, in the order of the array, to the nearest of ``other``."""
+def _elements(mask: NDArray[np.bool_]) -> tuple[NDArray[np.int64], NDArray[np.uint8]]:
+    """Places (N, 3) of a mask's surface elements, counted in neighbourhoods, and their codes (N,)."""
+    places, codes = [np.zeros((0, 3), np.int64)], [np.zeros(0, np.uint8)]
+    # No neighbourhood reaches over an empty plane.
+    for box in content_parts(mask):
+        part = neighbourhood_codes(mask[box])
+        surface = (part != 0) & (part != FULL)
+        places.append(np.argwhere(surface) + [axis.start for axis in box])
+        codes.append(part[surface])
+    return np.concatenate(places), np.concatenate(codes)
+
+
+def _nearest_mm(own: NDArray[np.int64], other: NDArray[np.int64], spacing_mm: ArrayLike) -> Floats:
+    """Distance in mm of each place (N, 3) to the nearest of some others (M, 3)."""
+    if not len(other):
+        return np.full(len(own), np.inf)
     spacing = np.asarray(spacing_mm, np.float64)
-    distance = np.zeros(int(own.sum()))
-    # A good prediction shares most of the reference's surface: distance 0 needs no search.
-    apart = ~other[own]
-    if not apart.any():
-        return distance
-    if not other.any():
-        distance[apart] = np.inf
-        return distance
-    places = np.argwhere(own)[apart]
-    if own.size > _LARGE_BOX:
-        found = cKDTree(np.argwhere(other) * spacing).query(places * spacing)[0]
-    else:
-        # Distances are taken at the surface alone; the transform would compute them everywhere.
-        nearest = ndimage.distance_transform_edt(~other, sampling=spacing, return_distances=False, return_indices=True)
-        steps = (np.stack([axis[tuple(places.T)] for axis in nearest], axis=1) - places) * spacing
-        found = np.sqrt((steps * steps).sum(axis=1))
-    distance[apart] = found
-    return distance
+    # Built in a third of the time of a balanced tree, and found in as fast: the places are spread evenly.
+    tree = cKDTree(other * spacing, balanced_tree=False, compact_nodes=False)
+    steps = (own - other[tree.query(own * spacing)[1]]) * spacing
+    # From whole numbers of voxels: what lies exactly a tolerance away is not rounded beyond it.
+    return np.asarray(np.sqrt((steps * steps).sum(axis=1)))

@@ -66,22 +66,29 @@ def fill(
         alike: 0 to 1.
     """
     found = set(used)
-    holes: dict[int, list[Hole]] = {}
+    spans: dict[int, list[tuple[int, int, int]]] = {}
     for label, boxes in members.items():
-        indices = sorted(boxes)
-        for before, after in itertools.pairwise(indices):
+        for before, after in itertools.pairwise(sorted(boxes)):
             if 1 < after - before <= gap + 1:
-                hole = _hole(labels, label, before, after, _around(boxes[before], boxes[after]))
                 for x in range(before + 1, after):
-                    holes.setdefault(x, []).append(hole)
-    for x, here in sorted(holes.items()):
+                    spans.setdefault(x, []).append((label, before, after))
+    holes: dict[tuple[int, int, int], Hole] = {}
+    for x in sorted(spans):
+        # Distances are kept for as long as the hole lasts.
+        holes = {key: hole for key, hole in holes.items() if key[2] > x}
+        for key in spans[x]:
+            if key not in holes:
+                label, before, after = key
+                box = _around(members[label][before], members[label][after])
+                holes[key] = _hole(labels, label, before, after, box)
+        here = [holes[key] for key in spans[x]]
         if x not in found:
-            _deepest(labels[x], [(hole.label, hole.box, hole.at(x)) for hole in here])
-        else:
-            similar = [hole for hole in here if hole.alike >= alike]
-            _deepest(labels[x], [(hole.label, hole.box, hole.at(x)) for hole in similar], over=labels[x] > 0)
-            for hole in similar:
-                _divide(labels, members, x, hole, alike)
+            _deepest(labels[x], x, here)
+            continue
+        similar = [hole for hole in here if hole.alike >= alike]
+        _deepest(labels[x], x, similar, taken=labels[x] > 0)
+        for hole in similar:
+            _divide(labels, members, x, hole, alike)
 
 
 def _hole(labels: NDArray[np.uint16], label: int, before: int, after: int, box: Box) -> Hole:
@@ -95,19 +102,19 @@ def _around(first: Box, second: Box) -> Box:
     return min(first[0], second[0]), min(first[1], second[1]), max(first[2], second[2]), max(first[3], second[3])
 
 
-def _deepest(
-    plane: NDArray[np.uint16], outlines: Sequence[tuple[int, Box, Distances]], over: NDArray[np.bool_] | None = None
-) -> None:
-    """Paint outlines; a pixel goes to the one that it lies in deepest, none where ``over`` is set."""
-    if not outlines:
+def _deepest(plane: NDArray[np.uint16], x: int, holes: Sequence[Hole], taken: NDArray[np.bool_] | None = None) -> None:
+    """Paint outlines in a slice; a pixel goes to the one that it lies in deepest, none where ``taken`` is set."""
+    if not holes:
         return
     depth = np.zeros(plane.shape, np.float32)
-    if over is not None:
-        depth[over] = np.inf
-    for label, (y0, z0, y1, z1), distances in outlines:
+    if taken is not None:
+        depth[taken] = np.inf
+    for hole in holes:
+        y0, z0, y1, z1 = hole.box
+        distances = hole.at(x)
         deeper = distances > depth[y0:y1, z0:z1]
         depth[y0:y1, z0:z1][deeper] = distances[deeper]
-        plane[y0:y1, z0:z1][deeper] = label
+        plane[y0:y1, z0:z1][deeper] = hole.label
 
 
 def _divide(

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.spatial import cKDTree
 
 from spineseg.predictions.instances import SliceInstances
 from spineseg.predictions.masks import Floats, decode_box, hulls
@@ -15,6 +16,9 @@ Ints = NDArray[np.int64]
 PIECE = 0.3
 # Of a piece's smaller side, the overlap that joins it to an object with which it shares no slice.
 TOUCH = 0.1
+# A crumb is at most this share of the object nearest to it, and no farther than so many pixels or slices away.
+CRUMB = 0.1
+NEAR = 6.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,7 +113,7 @@ def link(painted: Sequence[PaintedSlice], size: tuple[int, int], *, overlap: flo
     """Number (0..) of each instance's object; −1 for an instance that owns no pixel.
 
     Two instances are linked when their common area reaches ``overlap`` × the smaller area. Links join near slices
-    first, then the strongest, and never two objects that both have an instance in some slice. What is then too small
+    first, then the most alike, and never two objects that both have an instance in some slice. What is then too small
     for a vertebra joins the object that covers its ends (a vertebra found in two pieces in some slices), or the one
     that it touches most if the two share no slice.
 
@@ -119,14 +123,17 @@ def link(painted: Sequence[PaintedSlice], size: tuple[int, int], *, overlap: flo
         overlap: least common area ÷ smaller area.
         gap: slices without a partner that a link may bridge.
     """
-    index = np.repeat([s.index for s in painted], [len(s.boxes) for s in painted]).astype(np.int64)
+    index = np.concatenate([np.zeros(0, np.int64), *(np.full(len(s.boxes), s.index) for s in painted)])
     areas = np.concatenate([np.zeros(0, np.int64), *(s.areas() for s in painted)])
     found = overlaps(painted, size[0] * size[1], gap + 1)
     share = found.common / np.minimum(areas[found.first], areas[found.second])
-    order = np.lexsort((found.second, found.first, -share, found.step))
+    # Those that are alike before those of which one only holds the other, as a whole vertebra holds a piece.
+    union = areas[found.first] + areas[found.second] - found.common
+    order = np.lexsort((found.second, found.first, -found.common / union, found.step))
     order = order[share[order] >= overlap]
     tracks = _join(found.first[order], found.second[order], index)
     tracks = _attach(painted, found, share, areas, tracks, index, overlap, size)
+    tracks = _adopt(painted, tracks, areas, index, size, gap) if gap else tracks
     tracks[areas == 0] = -1
     return np.unique(tracks, return_inverse=True)[1] - int((areas == 0).any())
 
@@ -184,9 +191,9 @@ def _attach(
         a, b, common = int(found.first[row]), int(found.second[row]), int(found.common[row])
         for one, other in ((a, b), (b, a)):
             piece, host = int(tracks[one]), int(tracks[other])
-            if cut[piece] or volume[piece] > PIECE * volume[host] or where[piece] >> int(index[other]) & 1:
+            if volume[piece] > PIECE * volume[host] or where[piece] >> int(index[other]) & 1:
                 continue
-            if found.following[row] and common >= overlap * areas[one]:
+            if found.following[row] and common >= overlap * areas[one] and not cut[piece]:
                 covered[piece, host] = covered.get((piece, host), 0) + 1
             if not where[piece] & where[host] and share[row] >= TOUCH:
                 touched[piece, host] = touched.get((piece, host), 0) + common
@@ -200,3 +207,47 @@ def _attach(
     for piece, candidates in hosts.items():
         parent[piece] = -max(candidates)[2]
     return np.array([_root(parent, track) for track in tracks.tolist()], np.int64)
+
+
+def _adopt(
+    painted: Sequence[PaintedSlice], tracks: Ints, areas: Ints, index: Ints, size: tuple[int, int], reach: int
+) -> Ints:
+    """Give crumbs that overlap nothing, such as the tip of a process, to the nearest object that shares no slice."""
+    volume = np.bincount(tracks, weights=areas, minlength=len(tracks))
+    where: dict[int, set[int]] = {}
+    points: dict[int, list[Ints]] = {}
+    for track, x in zip(tracks.tolist(), index.tolist(), strict=True):
+        where.setdefault(track, set()).add(x)
+    crumbs = [track for track in where if 0 < volume[track] <= CRUMB * volume.max()]
+    small = np.zeros(len(tracks), bool)
+    small[crumbs] = True
+    for s in painted:
+        own = tracks[s.first + s.owners]
+        for track in np.unique(own[small[own]]).tolist():
+            y, z = np.divmod(s.pixels[own == track].astype(np.int64), size[1])
+            points.setdefault(track, []).append(np.stack([np.full(len(y), s.index), y, z], axis=1))
+    parent = {track: track for track in where}
+    for crumb in sorted(crumbs, key=lambda track: (volume[track], track)):
+        mine = np.concatenate(points[crumb])
+        low, high = mine.min(axis=0) - int(NEAR), mine.max(axis=0) + int(NEAR)
+        tree, nearest = cKDTree(mine), (NEAR, -1)
+        for s in painted:
+            if not max(low[0], mine[:, 0].min() - reach - 1) <= s.index <= min(high[0], mine[:, 0].max() + reach + 1):
+                continue
+            y, z = np.divmod(s.pixels.astype(np.int64), size[1])
+            inside = (y >= low[1]) & (y <= high[1]) & (z >= low[2]) & (z <= high[2])
+            own = tracks[s.first + s.owners[inside]]
+            apart = np.asarray(tree.query(np.stack([np.full(len(own), s.index), y[inside], z[inside]], axis=1))[0])
+            for track in np.unique(own).tolist():
+                if track != crumb and not where[track] & where[crumb] and volume[crumb] <= CRUMB * volume[track]:
+                    nearest = min(nearest, (float(apart[own == track].min()), track))
+        if nearest[1] >= 0:
+            parent[crumb] = nearest[1]
+            where[nearest[1]] = where[nearest[1]] | where[crumb]
+    return np.array([_chain(parent, track) for track in tracks.tolist()], np.int64)
+
+
+def _chain(parent: dict[int, int], track: int) -> int:
+    while parent[track] != track:
+        track = parent[track]
+    return track

@@ -82,7 +82,8 @@ class StripSums:
         """A window's values (C, x, y, z) in the parts that the buffers hold."""
         sweep, across = self.order[0] + 1, self.order[1] + 1
         first, other = values.tensor_split([self._row.shape[sweep]], dim=sweep)
-        return first, *other.tensor_split([self._strip.shape[across]], dim=across)
+        second, rest = other.tensor_split([self._strip.shape[across]], dim=across)
+        return first, second, rest
 
     def _sums_of(self, index: Size) -> tuple[Tensor, Tensor, Tensor]:
         """A window's sums: views of the buffers."""

@@ -26,7 +26,8 @@ REFERENCE = volume({19: (50, 60), 20: (38, 48), 21: (26, 36), 22: (14, 24)})
 
 def scored(prediction: Volume, kind: LabelKind = "levels", **options: object) -> pd.DataFrame:
     rows = score_case(REFERENCE, CasePrediction("c", prediction, kind), edge="ignore", **options).rows  # type: ignore[arg-type]
-    return rows[rows["space"] == "3d"].set_index(["metric", "level"])[["value", "status"]]
+    plain = rows[(rows["space"] == "3d") & (rows["parameter"] == "")]
+    return plain.set_index(["metric", "level"])[["value", "status"]]
 
 
 def test_levels_are_scored_by_name_with_their_status() -> None:

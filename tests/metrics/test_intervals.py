@@ -4,7 +4,14 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from spineseg.metrics.intervals import bca_interval, interval, mean_statistic
+from spineseg.metrics.intervals import (
+    bca_interval,
+    interval,
+    mean_statistic,
+    median_statistic,
+    ratio_statistic,
+    wilson_interval,
+)
 
 
 def test_no_interval_below_five_subjects() -> None:
@@ -49,3 +56,28 @@ def test_a_statistic_that_never_varies() -> None:
     assert (found.low, found.high) == (1.0, 1.0)
     undefined = interval(lambda weights: np.full(len(weights), np.nan), 30, resamples=200)
     assert undefined.low is None
+
+
+def test_a_ratio_weighs_subjects_by_their_levels() -> None:
+    found = ratio_statistic(np.array([3.0, 1.0, 0.0]), np.array([4.0, 1.0, 0.0]))
+    np.testing.assert_allclose(found(np.array([[1.0, 1, 1], [2, 0, 1], [0, 0, 2]])), [4 / 5, 6 / 8, np.nan])
+
+
+def test_the_median_of_a_draw_is_that_of_its_values_repeated() -> None:
+    random = np.random.default_rng(4)
+    for _ in range(30):
+        n = int(random.integers(1, 6))
+        subjects = random.integers(0, n, 12)
+        values = random.integers(0, 8, 12).astype(float)
+        weights = random.multinomial(n, np.full(n, 1 / n)).astype(float)
+        drawn = np.repeat(values, weights[subjects].astype(int))
+        if len(drawn):
+            assert median_statistic(values, subjects)(weights[None])[0] == np.median(drawn)
+
+
+@pytest.mark.parametrize(("right", "n"), [(0, 5), (3, 10), (10, 10), (17, 40)])
+def test_proportions_have_wilsons_interval(right: int, n: int) -> None:
+    expected = stats.binomtest(right, n).proportion_ci(method="wilson")
+    found = wilson_interval(right / n, n)
+    assert (found.low, found.high) == pytest.approx((expected.low, expected.high))
+    assert wilson_interval(0.5, 4).low is None

@@ -6,7 +6,16 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from spineseg.metrics.means import case_mean, level_mean, level_means, pooled, region_means, subject_values
+from spineseg.metrics.means import (
+    case_mean,
+    level_mean,
+    level_means,
+    pooled,
+    region_means,
+    share_found,
+    subject_sums,
+    subject_values,
+)
 
 
 def rows(*values: tuple[str, str, str, float]) -> pd.DataFrame:
@@ -41,3 +50,17 @@ def test_regions_follow_the_case_mean() -> None:
     assert found["L"] == pytest.approx(0.6)
     assert math.isnan(found["C"])
     assert math.isnan(case_mean(TABLE.iloc[:0]))
+
+
+def test_the_share_found_takes_levels_of_the_reference_alone() -> None:
+    statuses = ["ok", "missed", "ok", "spurious", "ignored", "ok"]
+    assert share_found(pd.DataFrame({"status": statuses})) == 0.75
+    assert math.isnan(share_found(pd.DataFrame({"status": ["spurious"]})))
+
+
+def test_case_values_are_summed_over_the_scans_of_a_subject() -> None:
+    table = rows(("a", "a1", "", 2.0), ("a", "a2", "", 3.0), ("b", "b1", "", np.nan), ("a", "a1", "L1", 9.0))
+    table["metric"] = "visible_levels"
+    other = rows(("b", "b1", "", 4.0)).assign(metric="identified_levels")
+    found = subject_sums(pd.concat([table, other]), ["identified_levels", "visible_levels"], ["b", "a", "c"])
+    assert found.tolist() == [[4, 0], [0, 5], [0, 0]]

@@ -1,6 +1,7 @@
 """Slicing and lifting are inverses."""
 
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -8,9 +9,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from scipy import ndimage
 
 from spineseg.errors import DataError
 from spineseg.geometry import canonical
+from spineseg.phantom import PhantomOptions, simulate_case
 from spineseg.predictions.instances import SliceInstances, from_masks
 from spineseg.predictions.lifting import lift
 from spineseg.predictions.masks import decode
@@ -31,11 +34,15 @@ def same_up_to_renumbering(first: NDArray[np.integer], second: NDArray[np.intege
     return len(set(pairs // 1000)) == len(set(pairs % 1000)) == len(pairs) and pairs[0] == 0
 
 
+def uniform(s: SliceInstances) -> NDArray[np.float32]:
+    return np.full((len(s), 2), 0.5, np.float32)
+
+
 def unnamed(slices: list[SliceInstances]) -> list[SliceInstances]:
     """The same instances without levels and in another order: nothing but shape may link them."""
     random = np.random.default_rng(0)
     shuffled = (s.take(random.permutation(len(s))) for s in slices)
-    return [SliceInstances(s.index, s.size, s.masks, s.scores, 0 * s.levels, s.boxes) for s in shuffled]
+    return [replace(s, levels=0 * s.levels, probabilities=uniform(s), classes=(19, 20)) for s in shuffled]
 
 
 @pytest.mark.parametrize("name", REAL_MASKS)
@@ -43,6 +50,47 @@ def test_lifting_undoes_slicing_on_real_masks(real_ct: Path, name: str) -> None:
     labels = canonical(read_volume(real_ct / name)).array.astype(np.uint8)
     lifted = lift(unnamed(slice_labels(labels)), labels.shape)
     assert same_up_to_renumbering(labels, lifted.labels)
+
+
+@pytest.mark.parametrize("layout", ["csi2014", "kaggle"])
+def test_lifting_undoes_slicing_on_simulated_masks(layout: str) -> None:
+    options = PhantomOptions(layout, "small", "hard")  # type: ignore[arg-type]
+    labels = simulate_case(3, 0, options).labels.array.astype(np.uint8)
+    lifted = lift(unnamed(slice_labels(labels)), labels.shape)
+    assert same_up_to_renumbering(labels, lifted.labels)
+
+
+def dice(first: NDArray[np.integer], second: NDArray[np.integer]) -> float:
+    """Pooled over labels: each of ``first`` with the label of ``second`` that it has most in common with."""
+    width = int(second.max()) + 1
+    table = np.bincount((first.astype(np.int64) * width + second).ravel(), minlength=width * (int(first.max()) + 1))
+    common = table.reshape(-1, width)[1:, 1:]
+    return float(2 * common.max(axis=1).sum() / ((first > 0).sum() + (second > 0).sum()))
+
+
+# gl003 (512 × 512 × 214) is left to experiments/lifting.
+@pytest.mark.parametrize("name", REAL_MASKS[:4])
+def test_three_of_ten_slices_may_be_lost(real_ct: Path, name: str) -> None:
+    """At slices of 3 mm up to 12 mm are interpolated, which costs more than the 0.02 that is the goal."""
+    labels = canonical(read_volume(real_ct / name)).array.astype(np.uint8)
+    random = np.random.default_rng(0)
+    lost = {first + int(n) for first in range(0, len(labels), 10) for n in random.permutation(10)[:3]}
+    lifted = lift([s for s in unnamed(slice_labels(labels)) if s.index not in lost], labels.shape)
+    assert lifted.labels.max() == len(np.unique(labels)) - 1
+    assert dice(labels, lifted.labels) >= (0.965 if "3mm" in name else 0.98)
+
+
+# In the abdomen the crumb of T11 falls apart into two that are not near each other.
+@pytest.mark.parametrize("name", REAL_MASKS[1:4])
+def test_masks_smaller_by_a_pixel_lift_to_themselves(real_ct: Path, name: str) -> None:
+    labels = canonical(read_volume(real_ct / name)).array.astype(np.uint8)
+    cross = ndimage.generate_binary_structure(2, 1)[None]
+    eroded = np.zeros_like(labels)
+    for value in np.unique(labels[labels > 0]):
+        eroded[ndimage.binary_erosion(labels == value, cross, border_value=1)] = value
+    lifted = lift(unnamed(slice_labels(eroded)), labels.shape)
+    assert lifted.labels.max() == len(np.unique(eroded)) - 1
+    assert dice(eroded, lifted.labels) >= 0.98
 
 
 @given(st.integers(0, 2**32 - 1))
@@ -92,16 +140,52 @@ def column(*masks: list[tuple[int, int]]) -> list[SliceInstances]:
     return slices
 
 
-def test_one_detection_over_two_vertebrae_does_not_weld_them() -> None:
-    apart = [(0, 10), (12, 22)]
-    lifted = lift(column(apart, apart, [(0, 22)], apart, apart), (5, 8, 30))
-    assert lifted.labels[4, 0, 0] != lifted.labels[4, 0, 15]
+def test_one_detection_over_two_vertebrae_is_dealt_out_to_both() -> None:
+    apart = [(1, 10), (12, 22)]
+    lifted = lift(column(apart, apart, [(1, 22)], apart, apart), (5, 8, 30))
+    assert lifted.labels.max() == 2
+    assert lifted.labels[2, 0, 1:10].tolist() == [2] * 9 and lifted.labels[2, 0, 12:22].tolist() == [1] * 10
 
 
-def test_a_gap_splits_unless_it_may_be_bridged() -> None:
-    slices = column([(0, 10)], [], [(0, 10)])
-    assert lift(slices, (3, 8, 30)).labels.max() == 2
-    assert lift(slices, (3, 8, 30), gap=1).labels.max() == 1
+def test_a_vertebra_found_in_two_parts_in_some_slices_is_one() -> None:
+    whole, parts, other = np.zeros((12, 30), bool), np.zeros((2, 12, 30), bool), np.zeros((12, 30), bool)
+    whole[1:11, 2:12], other[1:11, 14:24] = True, True
+    parts[0, 5:11, 2:12], parts[1, 1:4, 2:12] = True, True
+    slices = [
+        from_masks(x, np.stack([*(parts if 4 <= x < 7 else [whole]), other]), [0.9] * (3 if 4 <= x < 7 else 2))
+        for x in range(1, 11)
+    ]
+    lifted = lift(slices, (12, 12, 30))
+    assert lifted.labels.max() == 2
+    assert len(lifted.members[1]) == 13 and len(lifted.members[0]) == 10
+
+
+def test_a_cut_vertebra_is_no_piece_of_its_neighbour() -> None:
+    """Its crumb at the border lies inside the reach of the next one's masks."""
+    whole, crumb = np.zeros((12, 30), bool), np.zeros((12, 30), bool)
+    whole[1:11, 14:29], crumb[4:7, 28:30] = True, True
+    whole_there = whole & ~crumb
+    slices = [
+        from_masks(x, np.stack([whole_there, crumb]) if x == 3 else whole[None], [0.9] * (1 + (x == 3)))
+        for x in range(6)
+    ]
+    assert lift(slices, (6, 12, 30)).labels.max() == 2
+
+
+def test_a_gap_is_bridged_and_filled_unless_told_otherwise() -> None:
+    slices = column([(0, 10)], [], [(4, 14)])
+    lifted = lift(slices, (3, 8, 30))
+    assert lifted.labels.max() == 1
+    assert np.flatnonzero(lifted.labels[1, 3]).tolist() == list(range(2, 12))
+    assert lift(slices, (3, 8, 30), gap=0).labels.max() == 2
+
+
+def test_a_missed_instance_is_filled_in_only_where_its_outlines_agree() -> None:
+    other = (20, 28)
+    alike = lift(column([(2, 12), other], [other], [(2, 12), other]), (3, 8, 30))
+    assert alike.labels[1, 0, 2:12].tolist() == [2] * 10
+    apart = lift(column([(2, 12), other], [other], [(2, 5), other]), (3, 8, 30))
+    assert apart.labels.max() == 2 and not apart.labels[1, 0, :12].any()
 
 
 def test_scores_and_distributions_are_weighted_by_area() -> None:
@@ -133,7 +217,7 @@ def test_a_full_size_scan_lifts_within_five_seconds() -> None:
     labels = np.zeros((200, 512, 512), np.uint8)
     for level in range(1, 18):
         labels[40:160, 200 + level : 280 + level, 28 * level : 28 * level + 24] = level
-    start = time.perf_counter()
+    start = time.process_time()  # on a machine that does other things as well
     lifted = lift(unnamed(slice_labels(labels)), labels.shape)
     assert same_up_to_renumbering(labels[::8, ::8, ::4], lifted.labels[::8, ::8, ::4])
-    assert time.perf_counter() - start < 5
+    assert time.process_time() - start < 5
