@@ -68,7 +68,13 @@ def _shown(entry: dict[str, Any]) -> str:
     if entry["value"] is None:
         return str(entry["status"])
     ends = "" if entry["low"] is None else f"  [{entry['low']:.3f}, {entry['high']:.3f}]"
-    return f"{entry['value']:.3f}{ends}  n = {entry['subjects']}"
+    text = f"{entry['value']:.3f}{ends}"
+    if "found" in entry:  # a median over found levels means nothing without their share
+        first, third = entry["quartiles"]
+        text += f"  IQR {first:.3f} to {third:.3f} mm, {100 * entry['found']:.1f} % of the levels found"
+    if "levels" in entry:
+        text += f"  {entry['levels']:.1f} levels a case"
+    return f"{text}  n = {entry['subjects']}"
 
 
 if __name__ == "__main__":
