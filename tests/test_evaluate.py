@@ -237,10 +237,9 @@ def test_a_table_names_the_subjects_and_the_cases(tmp_path: Path) -> None:
 def test_scoring_needs_neither_torch_nor_ultralytics() -> None:
     code = (
         "import sys, pkgutil, importlib\n"
-        "import spineseg.metrics, spineseg.predictions, spineseg.evaluate, spineseg.data.prepared\n"
-        "for package in (spineseg.metrics, spineseg.predictions):\n"
-        "    for module in pkgutil.iter_modules(package.__path__, package.__name__ + '.'):\n"
-        "        importlib.import_module(module.name)\n"
+        "import spineseg.metrics, spineseg.predictions.store, spineseg.evaluate, spineseg.data.prepared\n"
+        "for module in pkgutil.iter_modules(spineseg.metrics.__path__, 'spineseg.metrics.'):\n"
+        "    importlib.import_module(module.name)\n"
         "print([name for name in ('torch', 'ultralytics', 'lightning', 'monai') if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
