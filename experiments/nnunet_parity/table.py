@@ -15,7 +15,8 @@ def write_table(recipe: Recipe, results: dict[str, dict[str, Any]], work: Path) 
     with (work / "table.csv").open("w", newline="") as stream:
         writer = csv.writer(stream)
         writer.writerow(("job", "quantity", "value"))
-        writer.writerows((name, key, value) for name, found in results.items() for key, value in found.items())
+        for name, found in results.items():  # without the places of weights on this machine
+            writer.writerows((name, key, value) for key, value in found.items() if key != "weights")
     text = _markdown(recipe, results)
     (work / "table.md").write_text(text)
     return text

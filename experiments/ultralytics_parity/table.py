@@ -17,6 +17,7 @@ def write_table(recipe: Recipe, results: dict[str, dict[str, Any]], work: Path) 
         {"job": name, "quantity": key, "value": value}
         for name, found in results.items()
         for key, value in found.items()
+        if key != "weights"  # a place on this machine
     ]
     with (work / "table.csv").open("w", newline="") as stream:
         writer = csv.DictWriter(stream, ("job", "quantity", "value"))
