@@ -1,6 +1,10 @@
 """Fixtures that several test folders share."""
 
+import csv
 import os
+import subprocess
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -38,3 +42,40 @@ def scans(tmp_path_factory: pytest.TempPathFactory) -> Path:
         write_volume(folder / f"case{case}" / "ct.nii.gz", Volume(image, affine))
         write_volume(folder / f"case{case}" / "vertebrae.nii.gz", Volume(labels, affine))
     return folder
+
+
+@pytest.fixture
+def validated_by_two() -> Callable[[list[str], Path], tuple[dict[str, float], dict[str, float]]]:
+    """Train with two processes, started at once by torchrun, and validate their last checkpoint again with one.
+
+    Takes overrides of `train` and the folder of runs; gives the logged values of the two, and those of the one.
+    """
+    from spineseg.hardware import build_trainer
+    from spineseg.runs import find_run, read_config
+    from spineseg.trained import build_datamodule, build_task, load_weights
+
+    def validated(overrides: list[str], runs: Path) -> tuple[dict[str, float], dict[str, float]]:
+        launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "spineseg.train"]
+        more = [f"paths.runs={runs}", "trainer.devices=2", "trainer.strategy=ddp"]
+        done = subprocess.run(
+            [sys.executable, *launcher, *overrides, *more],
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=300,
+        )
+        assert done.returncode == 0, done.stderr
+        (folder,) = runs.glob("*/*/20*")
+        run = find_run(folder)
+        with run.log.open() as stream:
+            rows = [row for row in csv.DictReader(stream) if row["name"].startswith("val/")]
+        cfg = read_config(run)
+        datamodule = build_datamodule(cfg)
+        task = build_task(cfg, datamodule, pretrained=False)
+        load_weights(task, run.last)
+        trainer = build_trainer(cfg.trainer, logger=False, devices=1, strategy="auto", enable_progress_bar=False)
+        (alone,) = trainer.validate(task, datamodule=datamodule, verbose=False)
+        return {row["name"]: float(row["value"]) for row in rows}, dict(alone)
+
+    return validated

@@ -1,20 +1,15 @@
 """Two processes on one machine: one run folder, and the validation numbers of one process, to the bit."""
 
-import csv
-import os
-import subprocess
-import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from spineseg.geometry import Volume
-from spineseg.hardware import build_trainer
-from spineseg.runs import find_run, read_config
-from spineseg.trained import build_datamodule, build_task, load_weights
 from spineseg.volumes import write_volume
 
+ValidatedByTwo = Callable[[list[str], Path], tuple[dict[str, float], dict[str, float]]]
 SETTING = [
     "+experiment=yolo_csi",
     "+preset=quick",
@@ -54,33 +49,12 @@ def scans(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_two_processes_validate_as_one(scans: Path, tmp_path: Path) -> None:
+def test_two_processes_validate_as_one(scans: Path, tmp_path: Path, validated_by_two: ValidatedByTwo) -> None:
     """Started by torchrun, which starts both at once; one gets three batches of four slices, the other two.
 
     A slice that counted twice would move the loss.
     """
-    places = [f"data.source.root={scans}", f"paths.prepared={tmp_path}/prepared", f"paths.runs={tmp_path}/runs"]
-    settings = [*SETTING, *places, "trainer.devices=2", "trainer.strategy=ddp"]
-    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    done = subprocess.run(
-        [sys.executable, *launcher, "-m", "spineseg.train", *settings],
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=300,
-    )
-    assert done.returncode == 0, done.stderr
-    (folder,) = (tmp_path / "runs" / "csi2014" / "yolo_csi").glob("20*")
-    run = find_run(folder)
-    with run.log.open() as stream:
-        logged = {row["name"]: float(row["value"]) for row in csv.DictReader(stream) if row["name"].startswith("val/")}
-
-    cfg = read_config(run)
-    datamodule = build_datamodule(cfg)
-    task = build_task(cfg, datamodule, pretrained=False)
-    load_weights(task, run.last)
-    trainer = build_trainer(cfg.trainer, logger=False, devices=1, strategy="auto", enable_progress_bar=False)
-    (alone,) = trainer.validate(task, datamodule=datamodule, verbose=False)
+    places = [f"data.source.root={scans}", f"paths.prepared={tmp_path}/prepared"]
+    logged, alone = validated_by_two([*SETTING, *places], tmp_path / "runs")
     assert {"val/loss", "val/mask_map50", "val/box_map50_95", "val/dice"} <= logged.keys()
     assert logged == alone

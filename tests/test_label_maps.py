@@ -2,20 +2,17 @@
 
 import csv
 import json
-import os
-import subprocess
-import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from spineseg.config import compose
-from spineseg.hardware import build_trainer
 from spineseg.runs import find_run, read_config
-from spineseg.trained import build_datamodule, build_task, load_weights
 from spineseg.volumes import read_grid, read_volume
 
+ValidatedByTwo = Callable[[list[str], Path], tuple[dict[str, float], dict[str, float]]]
 TINY = [
     "+preset=quick",
     "data/source=folder",
@@ -98,33 +95,15 @@ def test_a_run_holds_what_was_planned(trained: Path) -> None:
 
 
 @pytest.mark.parametrize("recipe", ["unet2d_csi", "unet_csi"])
-def test_two_processes_validate_as_one(recipe: str, scans: Path, tmp_path: Path) -> None:
+def test_two_processes_validate_as_one(
+    recipe: str, scans: Path, tmp_path: Path, validated_by_two: ValidatedByTwo
+) -> None:
     settings = [
         *arguments(recipe, scans, tmp_path),
         "trainer.max_epochs=1",
-        "trainer.devices=2",
-        "trainer.strategy=ddp",
         "trainer.num_sanity_val_steps=0",
         "score_splits=[]",
     ]
-    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    done = subprocess.run(
-        [sys.executable, *launcher, "-m", "spineseg.train", *settings],
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=300,
-    )
-    assert done.returncode == 0, done.stderr
-    run = find_run(tmp_path / "runs" / "csi2014" / recipe)
-    with run.log.open() as stream:
-        logged = {row["name"]: float(row["value"]) for row in csv.DictReader(stream) if row["name"].startswith("val/")}
-    cfg = read_config(run)
-    datamodule = build_datamodule(cfg)
-    task = build_task(cfg, datamodule, pretrained=False)
-    load_weights(task, run.last)
-    trainer = build_trainer(cfg.trainer, logger=False, devices=1, strategy="auto", enable_progress_bar=False)
-    (alone,) = trainer.validate(task, datamodule=datamodule, verbose=False)
+    logged, alone = validated_by_two(settings, tmp_path / "runs")
     assert {"val/dice", "val/mask_map50"} <= logged.keys()
     assert logged == alone

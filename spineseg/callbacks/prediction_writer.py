@@ -7,20 +7,16 @@ from typing import Any
 import lightning
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
 
 from spineseg.data.scans import ScanBatch
 from spineseg.errors import DataError
-from spineseg.geometry import Affine, Grid, Volume, canonical_grid, index_to_mm, restore
-from spineseg.metrics.localisation import body_centre_mm
+from spineseg.geometry import Affine, Grid, Volume, canonical_grid, restore
+from spineseg.predictions.centres import label_centres_mm
 from spineseg.predictions.instances import SliceInstances, exclusive
 from spineseg.predictions.lifting import lift
 from spineseg.predictions.store import PredictionWriter, SliceKind
 from spineseg.provenance import peak_memory
 from spineseg.vertebrae import convention_map, level_name, relabel
-
-# Voxels to which a body centre is found: finer grids are thinned, which moves it by a fraction of this.
-CENTRE_SPACING_MM = 1.0
 
 
 class ScanWriter(lightning.Callback):
@@ -145,24 +141,10 @@ def describe(
         confidence: of each label that occurs.
         named: whether labels are levels.
     """
-    step = np.maximum(1, np.rint(CENTRE_SPACING_MM / np.linalg.norm(affine[:3, :3], axis=0)).astype(int))
-    found: dict[str, dict[str, Any]] = {}
-    boxes: list[tuple[slice, ...] | None] = list(ndimage.find_objects(labels))
-    for label, box in enumerate(boxes, start=1):
-        if box is None:
-            continue
-        mask, stride = labels[box] == label, step
-        thin = mask[tuple(slice(None, None, s) for s in step)]
-        if thin.any():
-            mask = thin
-        else:
-            stride = np.ones(3, int)
-        place = affine.copy()
-        place[:3, :3] = affine[:3, :3] * stride
-        place[:3, 3] = index_to_mm(affine, [part.start for part in box])
-        centre = body_centre_mm(mask, place, level=label if named else None)
-        found[level_name(label) if named else str(label)] = {
+    return {
+        level_name(label) if named else str(label): {
             "body_centre_mm": [round(float(value), 2) for value in centre],
             "confidence": round(confidence[label], 4),
         }
-    return found
+        for label, centre in label_centres_mm(labels, affine, named=named).items()
+    }

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Literal, NamedTuple, TypedDict, cast
 
 import cv2
@@ -24,6 +23,7 @@ from spineseg.data.augmentation import (
     warp,
 )
 from spineseg.data.planes import Planes
+from spineseg.data.sampling import permutation
 from spineseg.data.store import StoredCase
 from spineseg.data.targets import compose, instance_targets
 from spineseg.errors import ConfigError
@@ -233,7 +233,7 @@ class SliceDataset(Dataset[SliceSample]):
     def ref_of(self, draw: int) -> SliceRef:
         """The slice that a draw starts from."""
         round_, position = divmod(draw, len(self.refs))
-        return self.refs[int(_permutation(self.seed, round_, len(self.refs))[position])]
+        return self.refs[int(permutation(self.seed, round_, len(self.refs))[position])]
 
     def _read(self, ref: SliceRef) -> tuple[HUImage, LabelMap]:
         case = self.cases[ref.case]
@@ -355,11 +355,6 @@ def _batch(
         batch_index=torch.from_numpy(np.repeat(np.arange(len(drawn), dtype=np.float32), lengths)),
         refs=refs,
     )
-
-
-@lru_cache(maxsize=4)
-def _permutation(seed: int, round_: int, count: int) -> NDArray[np.int64]:
-    return np.random.default_rng((seed, round_, count)).permutation(count)
 
 
 def _shape(labels: LabelMap) -> tuple[int, int]:

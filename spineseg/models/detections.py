@@ -14,15 +14,13 @@ from torchvision.ops import nms
 from spineseg.metrics.matching import MAX_DETECTIONS
 from spineseg.models.yolo import RawDetections
 from spineseg.predictions.instances import NMS_IOU
+from spineseg.predictions.masks import Crop
 
 SCORE_FLOOR = 0.001  # PROTOCOL 5.7: detectors as they are
 # Boxes that enter the suppression: an untrained head passes all anchors, and their pairs would fill the memory.
 MAX_CANDIDATES = 3000
 # Of the first try: their suppression mostly leaves as many as are asked for, and the rest is never looked at.
 FIRST_CANDIDATES = 512
-
-# A mask on its box's pixels, and the position (y, z) of the first one.
-Crop = tuple[NDArray[np.bool_], tuple[int, int]]
 
 
 @dataclass(frozen=True, eq=False)

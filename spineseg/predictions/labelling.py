@@ -10,20 +10,17 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy import ndimage
 from scipy.special import logsumexp
 
 from spineseg.errors import ConfigError, DataError
-from spineseg.geometry import Affine, index_to_mm
-from spineseg.metrics.localisation import body_centre_mm
+from spineseg.geometry import Affine
+from spineseg.predictions.centres import label_centres_mm
 from spineseg.predictions.columns import Column, Floats, columns, expected_mm
 from spineseg.vertebrae import LEVELS
 
 # Sizes of people relative to the mean, and their spread: women's lengths are 0.9 of men's, 7 % within each.
 SCALES = np.linspace(0.8, 1.2, 9)
 SCALE_SD = 0.1
-# Voxels to which a body centre is found: finer grids are thinned, which moves it by a fraction of this.
-CENTRE_SPACING_MM = 1.0
 # Two parts of one vertebra lie this far apart, and an odd distance may be any up to the second.
 PIECES_MM = 8.0
 FARTHEST_MM = 200.0
@@ -129,26 +126,11 @@ def label_sequence(
 
 
 def object_centres_mm(labels: NDArray[np.integer], affine: Affine) -> Floats:
-    """Body centres (N, 3) in mm, RAS+, of the objects 1 to N of a grid (X, Y, Z); NaN for a number that is not there.
-
-    Fine grids are thinned to ``CENTRE_SPACING_MM``, which moves a centre by a fraction of that.
-    """
-    step = np.maximum(1, np.rint(CENTRE_SPACING_MM / np.linalg.norm(affine[:3, :3], axis=0)).astype(int))
-    boxes: list[tuple[slice, ...] | None] = list(ndimage.find_objects(labels))
-    centres = np.full((len(boxes), 3), np.nan)
-    for n, box in enumerate(boxes):
-        if box is None:
-            continue
-        mask, stride = labels[box] == n + 1, step
-        thin = mask[tuple(slice(None, None, s) for s in step)]
-        if thin.any():
-            mask = thin
-        else:
-            stride = np.ones(3, int)
-        place = affine.copy()
-        place[:3, :3] = affine[:3, :3] * stride
-        place[:3, 3] = index_to_mm(affine, [part.start for part in box])
-        centres[n] = body_centre_mm(mask, place)
+    """Body centres (N, 3) in mm, RAS+, of the objects 1 to N of a grid (X, Y, Z); NaN for a number that is missing."""
+    found = label_centres_mm(labels, affine, named=False)
+    centres = np.full((max(found, default=0), 3), np.nan)
+    for number, centre in found.items():
+        centres[number - 1] = centre
     return centres
 
 

@@ -13,6 +13,8 @@ from pycocotools import mask as coco
 
 Mask = NDArray[np.bool_]
 Floats = NDArray[np.float64]
+# A mask on its box's pixels, and the position (y, z) of the first one.
+Crop = tuple[NDArray[np.bool_], tuple[int, int]]
 
 
 class Rle(TypedDict):

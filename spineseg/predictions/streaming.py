@@ -12,9 +12,9 @@ from torch import Tensor
 from spineseg.data.normalization import Normalization
 from spineseg.data.sources.base import as_hounsfield
 from spineseg.errors import ConfigError, DataError
+from spineseg.predictions.class_slices import class_instances
 from spineseg.predictions.forecast import Forecast, forecast
 from spineseg.predictions.instances import SliceInstances
-from spineseg.predictions.masks import encode_crop
 from spineseg.predictions.native_grid import Labelling
 from spineseg.predictions.strips import StripSums
 from spineseg.predictions.windows import Size, Windows, lay_windows
@@ -160,43 +160,17 @@ class SlidingWindow:
 
 
 def slice_instances(streamed: StreamedLabels, levels: Sequence[int]) -> list[SliceInstances]:
-    """The slices of a label map as instances: one a level and slice.
-
-    The score is the mean probability of the level over its pixels, the distribution the mean one over ``levels``,
-    without the background, summing to 1 (0 where nothing but background had any).
+    """The slices of a label map as instances: one a level and slice, scored by its mean probability.
 
     Args:
         streamed: class index i + 1 is the i-th of
         levels: canonical ids.
     """
-    found = []
-    classes = tuple(int(level) for level in levels)
-    size = (streamed.labels.shape[1], streamed.labels.shape[2])
-    for index, plane in enumerate(streamed.labels):
-        present = np.flatnonzero(streamed.counts[index, 1:]) + 1
-        masks, scores, rows = [], [], []
-        for label in present:
-            mask = plane == label
-            ys, zs = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
-            crop = mask[ys[0] : ys[-1] + 1, zs[0] : zs[-1] + 1]
-            masks.append(encode_crop(crop, (int(ys[0]), int(zs[0])), size))
-            mean = streamed.sums[index, label] / streamed.counts[index, label]
-            scores.append(mean[label])
-            rows.append(mean[1:] / max(mean[1:].sum(), np.finfo(np.float64).tiny))
-        count = len(masks)
-        found.append(
-            SliceInstances(
-                index=index,
-                size=size,
-                masks=tuple(masks),
-                scores=np.clip(np.asarray(scores, np.float32), 0, 1),
-                levels=np.asarray([classes[label - 1] for label in present], np.int64),
-                boxes=np.zeros((count, 4)),
-                probabilities=np.asarray(rows, np.float32).reshape(count, len(classes)),
-                classes=classes,
-            ).with_masks(masks)
-        )
-    return found
+    means = streamed.sums / np.maximum(streamed.counts, 1)[:, :, None]
+    return [
+        class_instances(index, plane, mean, levels)
+        for index, (plane, mean) in enumerate(zip(streamed.labels, means, strict=True))
+    ]
 
 
 def _batch(windows: Windows, indices: Sequence[Size], image: NDArray[np.int16], normalization: Normalization) -> Tensor:

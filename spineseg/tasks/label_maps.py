@@ -11,9 +11,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from spineseg.models.detections import Crop
+from spineseg.predictions.class_slices import class_instances, slice_classes
 from spineseg.predictions.instances import SliceInstances
-from spineseg.predictions.masks import encode_crop, hulls
+from spineseg.predictions.native_grid import axis_between
 from spineseg.tasks.monitors import Found, MonitoredSlice, monitor_slice
 
 LabelMap = NDArray[np.uint8]
@@ -62,35 +62,6 @@ def pooled_dice(parts: Iterable[Agreement], classes: Sequence[str]) -> dict[str,
     return {"dice": float(np.mean(list(dice.values()))) if dice else 0.0, **named}
 
 
-class SliceClasses(NamedTuple):
-    """The classes of one sagittal slice, each as one instance.
-
-    Attributes:
-        classes: (N,) from 0, without background.
-        boxes: (N, 4) half-open y0, z0, y1, z1: the hulls.
-        crops: N masks on their boxes, each with its first pixel.
-    """
-
-    classes: NDArray[np.int64]
-    boxes: NDArray[np.int64]
-    crops: list[Crop]
-
-
-def slice_classes(labels: LabelMap) -> SliceClasses:
-    """Cut a slice (Y, Z) of class indices into its classes."""
-    values = np.flatnonzero(np.bincount(labels.ravel(), minlength=1)[1:]) + 1
-    boxes = np.zeros((len(values), 4), np.int64)
-    crops: list[Crop] = []
-    inside = labels > 0
-    rows, columns = np.flatnonzero(inside.any(axis=1)), np.flatnonzero(inside.any(axis=0))
-    for i, value in enumerate(values):
-        part = labels[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1] == value
-        y, z = np.flatnonzero(part.any(axis=1)), np.flatnonzero(part.any(axis=0))
-        crops.append((part[y[0] : y[-1] + 1, z[0] : z[-1] + 1], (int(rows[0] + y[0]), int(columns[0] + z[0]))))
-        boxes[i] = (rows[0] + y[0], columns[0] + z[0], rows[0] + y[-1] + 1, columns[0] + z[-1] + 1)
-    return SliceClasses(values.astype(np.int64) - 1, boxes, crops)
-
-
 def monitor_labels(
     key: tuple[str, int], predicted: LabelMap, scores: NDArray[np.float64], reference: LabelMap
 ) -> MonitoredSlice:
@@ -133,9 +104,7 @@ def mean_probabilities(labels: LabelMap, logits: Tensor) -> NDArray[np.float64]:
 
 
 def label_instances(index: int, logits: Tensor, levels: tuple[int, ...]) -> SliceInstances:
-    """The argmax of a slice as instances: one a class, scored by its mean probability (PROTOCOL 5.6).
-
-    Distributions are the mean ones over the levels, without the background, summing to 1.
+    """The argmax of a slice as instances (PROTOCOL 5.6).
 
     Args:
         index: the slice's position along X.
@@ -143,21 +112,7 @@ def label_instances(index: int, logits: Tensor, levels: tuple[int, ...]) -> Slic
         levels: of the classes; empty for a network of one class, whose instance has no level.
     """
     labels = best_classes(logits)
-    found, means = slice_classes(labels), mean_probabilities(labels, logits)
-    rows = means[found.classes + 1, 1:]
-    size = (labels.shape[0], labels.shape[1])
-    masks = tuple(encode_crop(crop, corner, size) for crop, corner in found.crops)
-    named = np.array([levels[i] for i in found.classes] if levels else np.zeros(len(masks)), np.int64)
-    return SliceInstances(
-        index=index,
-        size=size,
-        masks=masks,
-        scores=means[found.classes + 1, found.classes + 1].astype(np.float32),
-        levels=named,
-        boxes=hulls(masks),
-        probabilities=(rows / rows.sum(axis=1, keepdims=True)).astype(np.float32) if levels else None,
-        classes=levels,
-    )
+    return class_instances(index, labels, mean_probabilities(labels, logits), levels)
 
 
 def class_labels(index_map: Tensor, classes: Tensor, batch_index: Tensor) -> Tensor:
@@ -184,13 +139,6 @@ def on_grid(logits: Tensor, size: tuple[int, int], step: tuple[float, float]) ->
         size: (Y, Z) of the grid.
         step: network pixels a pixel of the grid along Y and Z.
     """
-    for axis, (length, width) in enumerate(zip(size, step, strict=True), start=1):
-        count = logits.shape[axis]
-        position = (torch.arange(length, dtype=torch.float64) + 0.5) * width - 0.5
-        position = position.clamp(0, count - 1)
-        low = position.floor().long()
-        share = (position - low).to(logits).view(-1, *[1] * (2 - axis))
-        low = low.to(logits.device)
-        first, second = logits.index_select(axis, low), logits.index_select(axis, (low + 1).clamp(max=count - 1))
-        logits = torch.lerp(first, second, share)
+    for dim, (length, width) in enumerate(zip(size, step, strict=True), start=1):
+        logits = axis_between(logits.shape[dim], length, width).resample(logits, dim, 0, length, 0)
     return logits

@@ -13,9 +13,9 @@ from torchvision.ops import nms
 
 from spineseg.metrics.detection import average_precision, average_precision_by_class, f1_threshold
 from spineseg.metrics.matching import IGNORED, IOU_THRESHOLDS, MAX_DETECTIONS, States, match_batch
-from spineseg.models.detections import Crop, LazyCrops
+from spineseg.models.detections import LazyCrops
 from spineseg.predictions.instances import NMS_IOU
-from spineseg.predictions.masks import box_iou
+from spineseg.predictions.masks import Crop, box_iou
 
 DICE_SCORE = 0.25
 

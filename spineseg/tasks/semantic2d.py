@@ -6,6 +6,7 @@ from torch import Tensor, nn
 from spineseg.data.scans import ScanBatch
 from spineseg.data.slices import SliceBatch
 from spineseg.models.detections import Detections
+from spineseg.predictions.class_slices import slice_classes
 from spineseg.predictions.instances import SliceInstances
 from spineseg.tasks.label_maps import (
     agreement,
@@ -15,7 +16,6 @@ from spineseg.tasks.label_maps import (
     mean_probabilities,
     monitor_labels,
     on_grid,
-    slice_classes,
 )
 from spineseg.tasks.losses import LabelMapLoss
 from spineseg.tasks.optim import Optimization

@@ -7,8 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from spineseg.predictions.class_slices import slice_classes
 from spineseg.predictions.masks import decode
-from spineseg.tasks.label_maps import agreement, class_labels, label_instances, on_grid, pooled_dice, slice_classes
+from spineseg.tasks.label_maps import agreement, class_labels, label_instances, on_grid, pooled_dice
 
 
 def test_targets_are_the_classes_of_the_index_map() -> None:
