@@ -38,7 +38,8 @@ def planned(cfg: DictConfig) -> tuple[DictConfig, PlannedSettings]:
         split_seed=cfg.data.split_seed,
     )
     prepared = read_prepared(folder)
-    split = prepared.split(fold=cfg.data.fold, split_file=cfg.data.split_file, overfit=cfg.data.overfit)
+    chosen = {key: cfg.data[key] for key in ("fold", "split_file", "overfit", "train_subjects")}
+    split = prepared.split(**chosen)
     work = folder.with_name(f"{folder.name}-nnunet-plans")
     work.mkdir(exist_ok=True)
     with locked(work / ".lock", "plans"):  # several training processes ask for one plan

@@ -5,6 +5,7 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+import nibabel
 import numpy as np
 import pytest
 
@@ -86,6 +87,55 @@ def test_predictions_lie_on_the_native_grid_and_are_made_again_by_a_loaded_model
         json.loads(file.read_text())["slices"] for file in (folder / f"{case}.json", tmp_path / "ct.json")
     )
     assert earlier == again
+
+
+def write_scan(path: Path, shape: tuple[int, int, int], *, shear: float = 0.0, bad: float | None = None) -> None:
+    """Air with a bright block; ``shear`` is the x that a voxel along z moves by, of 3 mm."""
+    hu = np.full(shape, -1000, np.float32)
+    hu[tuple(slice(n // 4, max(1, n // 4 + n // 2)) for n in shape)] = 400
+    if bad is not None:
+        hu.flat[0] = bad
+    affine = np.diag([3.0, 3.0, 3.0, 1.0])
+    affine[0, 2] = shear
+    path.parent.mkdir(parents=True, exist_ok=True)
+    nibabel.save(nibabel.Nifti1Image(hu, affine), path)
+
+
+def test_hostile_scans_are_predicted_or_named(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from spineseg.errors import DataError
+    from spineseg.predict import main
+
+    scans = tmp_path / "scans"
+    whole = {"smaller": (5, 6, 7), "thin_x": (1, 30, 30), "thin_y": (30, 1, 30), "thin_z": (30, 30, 1)}
+    for name, shape in whole.items():
+        write_scan(scans / f"{name}.nii.gz", shape)
+    write_scan(scans / "rounded.nii.gz", (9, 30, 30), shear=1e-5)
+    write_scan(scans / "nan.nii.gz", (9, 30, 30), bad=np.nan)
+    write_scan(scans / "sheared.nii.gz", (9, 30, 30), shear=1.5)
+    hardware = ["trainer.accelerator=cpu", "trainer.precision=32-true"]
+    given = [f"run={trained}", f"input={scans}", f"output={tmp_path / 'found'}", *hardware]
+    with pytest.raises(DataError) as refused:
+        main(compose("predict", given))
+    said = str(refused.value)
+    assert "nan: " in said and "finite" in said
+    assert "sheared: " in said and "°" in said
+    for name in (*whole, "rounded"):
+        assert f"{name}: " not in said
+        found, native = (read_grid(folder / f"{name}.nii.gz") for folder in (tmp_path / "found", scans))
+        assert found.shape == native.shape
+        np.testing.assert_array_equal(found.affine, native.affine)
+
+
+def test_a_scan_beyond_the_memory_is_refused_with_a_forecast(trained: Path, tmp_path: Path) -> None:
+    from spineseg.errors import DataError
+    from spineseg.predict import main
+
+    if "unet2d" in str(trained):
+        return  # slices need no more for a longer scan
+    write_scan(tmp_path / "long.nii.gz", (40, 60, 400))
+    given = [f"run={trained}", f"input={tmp_path / 'long.nii.gz'}", f"output={tmp_path / 'found'}"]
+    with pytest.raises(DataError, match=r"long: .*memory_limit_gb"):
+        main(compose("predict", [*given, "memory_limit_gb=0.005", "trainer.accelerator=cpu"]))
 
 
 def test_a_run_holds_what_was_planned(trained: Path) -> None:

@@ -114,6 +114,22 @@ def test_missing_empty_and_foreign_files(tmp_path: Path) -> None:
         read_volume(tmp_path / "a.mhd")
 
 
+@pytest.mark.parametrize("degrees", [0.0, 0.9, 1.1, 15.0])
+def test_axes_that_are_not_at_right_angles_are_refused_with_the_angle(tmp_path: Path, degrees: float) -> None:
+    turned = np.array([[0.6, -0.8, 0], [0.8, 0.6, 0], [0, 0, 1]])
+    skewed = np.array([[1, 0, 0], [0, 1, np.sin(np.radians(degrees))], [0, 0, np.cos(np.radians(degrees))]])
+    affine = np.eye(4)
+    affine[:3, :3] = turned @ skewed @ np.diag([0.5, 0.5, 2])
+    path = tmp_path / "tilted.nii.gz"
+    nib.save(nib.Nifti1Image(np.zeros((3, 4, 5), np.int16), affine), path)
+    for read in (read_volume, read_grid):
+        if degrees < 1:
+            np.testing.assert_array_equal(read(path).affine, affine.astype(np.float32))
+        else:
+            with pytest.raises(DataError, match=rf"tilted.*{degrees:.1f}° off right angles"):
+                read(path)
+
+
 def test_names() -> None:
     assert stem(Path("x/case1_label.nii.gz")) == "case1_label"
     assert is_volume(Path("A.NII.GZ")) and not is_volume(Path("a.json"))

@@ -55,6 +55,7 @@ class SliceDataModule(CaseDataModule):
         split_seed: seed of the hash that makes the folds.
         split_file: a ``splits.json`` with one split to use instead of the folds.
         overfit: a case's id: training and validation on it alone.
+        train_subjects: of the training subjects take so many, by the hash rule of the folds; null takes all.
         seed: of the draws.
         workers: loader processes; null takes what the machine leaves.
     """
@@ -77,6 +78,7 @@ class SliceDataModule(CaseDataModule):
         split_seed: int = 0,
         split_file: str | None = None,
         overfit: str | None = None,
+        train_subjects: int | None = None,
         seed: int = 0,
         workers: int | None = None,
     ) -> None:
@@ -98,6 +100,7 @@ class SliceDataModule(CaseDataModule):
             split_seed=split_seed,
             split_file=split_file,
             overfit=overfit,
+            train_subjects=train_subjects,
             seed=seed,
             workers=workers,
         )
@@ -199,6 +202,7 @@ class PatchDataModule(CaseDataModule):
         split_seed: seed of the hash that makes the folds.
         split_file: a ``splits.json`` with one split to use instead of the folds.
         overfit: a case's id: training and validation on it alone.
+        train_subjects: of the training subjects take so many, by the hash rule of the folds; null takes all.
         seed: of the draws.
         workers: loader processes; null takes what the machine leaves.
     """
@@ -220,6 +224,7 @@ class PatchDataModule(CaseDataModule):
         split_seed: int = 0,
         split_file: str | None = None,
         overfit: str | None = None,
+        train_subjects: int | None = None,
         seed: int = 0,
         workers: int | None = None,
     ) -> None:
@@ -245,6 +250,7 @@ class PatchDataModule(CaseDataModule):
             split_seed=split_seed,
             split_file=split_file,
             overfit=overfit,
+            train_subjects=train_subjects,
             seed=seed,
             workers=workers,
         )

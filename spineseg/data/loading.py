@@ -37,6 +37,7 @@ class CaseDataModule(lightning.LightningDataModule, ABC):
         split_seed: seed of the hash that makes the folds.
         split_file: a ``splits.json`` with one split to use instead of the folds.
         overfit: a case's id: training and validation on it alone.
+        train_subjects: of the training subjects take so many, by the hash rule of the folds; null takes all.
         seed: of the draws.
         workers: loader processes; null takes what the machine leaves.
     """
@@ -53,6 +54,7 @@ class CaseDataModule(lightning.LightningDataModule, ABC):
         split_seed: int,
         split_file: str | None,
         overfit: str | None,
+        train_subjects: int | None,
         seed: int,
         workers: int | None,
     ) -> None:
@@ -62,7 +64,7 @@ class CaseDataModule(lightning.LightningDataModule, ABC):
         self.spacing, self.resampling = spacing, resampling
         self.batch_size, self.workers = batch_size, workers
         self.fold, self.split_seed, self.split_file, self.overfit = fold, split_seed, split_file, overfit
-        self.seed, self.epochs = seed, 1
+        self.train_subjects, self.seed, self.epochs = train_subjects, seed, 1
         self._prepared: Prepared | None = None
         self._draws: dict[str, int] = {}
         self._resumed_draws: dict[str, int] = {}
@@ -113,7 +115,9 @@ class CaseDataModule(lightning.LightningDataModule, ABC):
 
     def split(self) -> Split:
         """The split that the settings name, checked for leakage."""
-        return self.prepared.split(fold=self.fold, split_file=self.split_file, overfit=self.overfit)
+        return self.prepared.split(
+            fold=self.fold, split_file=self.split_file, overfit=self.overfit, train_subjects=self.train_subjects
+        )
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
         """Move a batch's tensors; Lightning would walk through the name of every sample too."""

@@ -8,7 +8,15 @@ from spineseg.data.cases import Case, read_cases
 from spineseg.data.exclusions import Exclusions
 from spineseg.data.files import read_json
 from spineseg.data.sources import Source, reopen
-from spineseg.data.splits import Split, Splits, check_leakage, overfit_split, read_split_file, read_splits
+from spineseg.data.splits import (
+    Split,
+    Splits,
+    check_leakage,
+    fewer_subjects,
+    overfit_split,
+    read_split_file,
+    read_splits,
+)
 from spineseg.data.store import Resampling, spacing_key
 from spineseg.errors import DataError
 from spineseg.geometry import SpacingMm
@@ -42,21 +50,25 @@ class Prepared:
         """Folder of the stored volumes of a spacing."""
         return self.root / "store" / spacing_key(spacing_mm, resampling)
 
-    def split(self, *, fold: int, split_file: str | None = None, overfit: str | None = None) -> Split:
+    def split(
+        self, *, fold: int, split_file: str | None = None, overfit: str | None = None, train_subjects: int | None = None
+    ) -> Split:
         """A split of the cases, checked for leakage.
 
         Args:
             fold: test = fold, validation = fold + 1, training = the rest.
             split_file: a split to use instead; excluded cases leave it, too.
             overfit: a case's id: training and validation on it alone.
+            train_subjects: of the training subjects take so many, by the hash rule of the folds; None takes all.
         """
         if overfit is not None:
-            return overfit_split(overfit, self.cases)
-        if split_file is not None:
-            return read_split_file(Path(split_file), self.cases, self.exclusions.cases)
-        split = self.splits.fold(fold)
-        check_leakage(split, self.cases)
-        return split
+            split = overfit_split(overfit, self.cases)
+        elif split_file is not None:
+            split = read_split_file(Path(split_file), self.cases, self.exclusions.cases)
+        else:
+            split = self.splits.fold(fold)
+            check_leakage(split, self.cases)
+        return split if train_subjects is None else fewer_subjects(split, train_subjects, self.cases, self.splits.seed)
 
     def open_source(self) -> Source:
         """Make the source again, to read native images and masks."""

@@ -7,7 +7,7 @@ else is there). Fold f: test = fold f, validation = fold f + 1, training = the r
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Final, Literal
@@ -119,6 +119,24 @@ def overfit_split(case_id: str, cases: Sequence[Case]) -> Split:
     labelled = [case.id for case in cases if case.label is not None]
     _known("data.overfit", [case_id], labelled)
     return Split((case_id,), (case_id,), tuple(case for case in labelled if case != case_id), overfit=case_id)
+
+
+def fewer_subjects(split: Split, count: int, cases: Sequence[Case], seed: int) -> Split:
+    """The split with its first ``count`` training subjects by the hash rule: fewer are always among more.
+
+    Raises:
+        ConfigError: more than there are, or none.
+    """
+    by_id = {case.id: case for case in cases}
+    ranked = sorted(
+        {(by_id[name].source, by_id[name].subject) for name in split.train},
+        key=lambda one: sha256_of_text(f"{one[0]}:{one[1]}:{seed}"),
+    )
+    if not 1 <= count <= len(ranked):
+        raise ConfigError(f"data.train_subjects={count}: expected 1 to {len(ranked)}, or null for all")
+    kept = set(ranked[:count])
+    train = tuple(name for name in split.train if (by_id[name].source, by_id[name].subject) in kept)
+    return replace(split, train=train)
 
 
 def check_leakage(split: Split, cases: Sequence[Case]) -> None:

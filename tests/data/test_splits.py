@@ -1,5 +1,6 @@
 import hashlib
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from spineseg.data.cases import Case, read_cases, write_cases
 from spineseg.data.splits import (
     Split,
     check_leakage,
+    fewer_subjects,
     make_splits,
     overfit_split,
     read_split_file,
@@ -54,6 +56,22 @@ def test_an_excluded_case_moves_nobody() -> None:
     whole = make_splits(CSI, rule="rank", seed=3, subjects=everyone)
     part = make_splits(CSI[:4] + CSI[6:], rule="rank", seed=3, subjects=everyone)
     assert all(whole.folds[name] == fold for name, fold in part.folds.items())
+
+
+def test_fewer_subjects_are_always_among_more_and_nobody_else_moves() -> None:
+    twice = [replace(c, id=f"{c.id}-again", image_sha256=f"{c.id}-again") for c in CSI]
+    splits = make_splits([*CSI, *twice], rule="rank", seed=0)
+    whole = splits.fold(1)
+    kept = [fewer_subjects(whole, count, [*CSI, *twice], 0) for count in range(1, 7)]
+    for count, split in enumerate(kept, start=1):
+        assert len({splits.subjects[name] for name in split.train}) == count
+        assert len(split.train) == 2 * count  # both scans of each
+        assert (split.val, split.test) == (whole.val, whole.test)
+    assert all(set(few.train) < set(more.train) for few, more in pairwise(kept))
+    assert kept[-1] == whole
+    for count in (0, 7):
+        with pytest.raises(ConfigError, match=f"train_subjects={count}: expected 1 to 6"):
+            fewer_subjects(whole, count, CSI + twice, 0)
 
 
 @settings(max_examples=30)
