@@ -5,7 +5,7 @@ half-open (y0, z0, y1, z1) in pixels.
 """
 
 from collections.abc import Sequence
-from typing import TypedDict, cast
+from typing import Final, TypedDict, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +15,8 @@ Mask = NDArray[np.bool_]
 Floats = NDArray[np.float64]
 # A mask on its box's pixels, and the position (y, z) of the first one.
 Crop = tuple[NDArray[np.bool_], tuple[int, int]]
+# pycocotools 2.0.11 puts the number of masks into eight bits, which NumPy 2 refuses from 256 on.
+_AREAS_AT_ONCE: Final = 255
 
 
 class Rle(TypedDict):
@@ -84,7 +86,11 @@ def decode_box(rle: Rle, box: tuple[int, int, int, int]) -> Mask:
 
 def areas_px(masks: Sequence[Rle]) -> NDArray[np.int64]:
     """Areas (N,) in pixels."""
-    return np.asarray(coco.area(list(masks)), np.int64) if len(masks) else np.zeros(0, np.int64)
+    found = np.zeros(len(masks), np.int64)
+    for first in range(0, len(masks), _AREAS_AT_ONCE):
+        part = slice(first, first + _AREAS_AT_ONCE)
+        found[part] = coco.area(list(masks[part]))
+    return found
 
 
 def hulls(masks: Sequence[Rle]) -> Floats:

@@ -54,6 +54,15 @@ def test_areas_hulls_and_overlaps_equal_those_of_dense_masks(seed: int) -> None:
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_hundreds_of_masks_are_measured_at_once() -> None:
+    dense = np.random.default_rng(0).random((700, 9, 7)) < 0.4
+    masks = encode_stack(dense)
+    pixels = dense.reshape(700, -1).astype(int)
+    np.testing.assert_array_equal(areas_px(masks), pixels.sum(axis=1))
+    np.testing.assert_array_equal(intersections_px(masks, masks), pixels @ pixels.T)
+    assert hulls(masks).shape == (700, 4)
+
+
 def test_long_runs_are_decoded_as_pycocotools_does() -> None:
     random = np.random.default_rng(0)
     for share in (0.0001, 0.01, 0.5, 0.99):
