@@ -4,7 +4,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DELETE_ON_ERROR:
-.PHONY: help environment demo test lint format clean
+.PHONY: help environment demo test browser lint format clean
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -14,8 +14,9 @@ SCANS ?= data/simulated/csi2014
 PYTEST ?= -n 2
 
 help:
-	@echo "make demo    environment, simulated CSI 2014 scans, a trained and scored YOLOv8-seg (minutes)"
+	@echo "make demo    environment, simulated CSI 2014 scans, YOLOv8-seg and a 3D U-Net trained, scored and compared (20 minutes)"
 	@echo "make test    environment, the whole test suite"
+	@echo "make browser Debian's Chromium, in which the HTML report is tested (needs root; without it these tests are skipped)"
 	@echo "make lint    ruff and mypy"
 	@echo "make format  ruff, rewriting files"
 	@echo "make clean   removes the environment and caches; data and runs stay"
@@ -35,12 +36,17 @@ $(READY): pyproject.toml constraints.txt
 demo: $(READY)
 	$(BIN)/python -m spineseg.simulate layout=csi2014 size=small output=$(SCANS)
 	$(BIN)/python -m spineseg.train +experiment=yolo_csi +preset=quick data.source.root=$(SCANS)
-	@echo "the run: runs/csi2014/yolo_csi/latest (results.json, panels/, log.csv, evaluation/)"
+	$(BIN)/python -m spineseg.train +experiment=unet_csi +preset=quick data.source.root=$(SCANS) trainer.max_epochs=10
+	$(BIN)/python -m spineseg.report 'runs=[csi2014/yolo_csi,csi2014/unet_csi]' output=runs/demo
+	@echo "the comparison: runs/demo/report.html; the runs: runs/csi2014/{yolo_csi,unet_csi}/latest (results.json, panels/, log.csv)"
 
 test: $(READY)
 	@if [ -z "$${SPINESEG_REAL_CT:-}" ] && [ -d ../shared/real_ct ]; then \
 	  export SPINESEG_REAL_CT="$$(cd ../shared/real_ct && pwd)"; fi; \
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(PYTEST) $(RUN)
+
+browser:
+	@command -v chromium >/dev/null || { apt-get update -q && apt-get install -q -y --no-install-recommends chromium; }
 
 lint: $(READY)
 	$(BIN)/ruff format --check .

@@ -13,6 +13,8 @@ PROGRAMS = {
     "train": "train a model, then predict and score the held-out split",
     "predict": "segment scans with a trained model",
     "evaluate": "score a folder of predictions from any tool",
+    "report": "tables, figures and a page of scored runs or a study",
+    "study": "run many trainings that answer one question, and go on after a crash",
 }
 
 

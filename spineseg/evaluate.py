@@ -25,7 +25,8 @@ def main(cfg: "DictConfig") -> None:
     # Heavy imports wait until the configuration is known to be right.
     # numexpr announces its threads when pandas finds it.
     logging.getLogger("numexpr").setLevel(logging.WARNING)
-    from spineseg.metrics.folder import evaluate_folder
+    from spineseg.data.files import read_json
+    from spineseg.metrics.folder import SUMMARY_FORMAT, evaluate_folder
     from spineseg.metrics.references import default_edge, find_references, is_simulated
     from spineseg.predictions.store import open_predictions
 
@@ -46,10 +47,16 @@ def main(cfg: "DictConfig") -> None:
         split=str(provenance.get("split", "")),
         simulated=bool(provenance.get("simulated", False)) or is_simulated(where),
         prediction_convention=cfg.prediction_convention,
+        by_part=cfg.by_part,
+        worst=cfg.worst,
     )
     for name, entry in results.items():
         print(f"{name:24} {_shown(entry)}")
-    print(f"{len(references)} cases, edge={edge}, written to {cfg.output}")
+    summary = read_json(Path(cfg.output) / "summary.json", SUMMARY_FORMAT, "python -m spineseg.evaluate")
+    for note in summary["notes"]:
+        print(f"note: {note}")
+    left_out = f"{summary['ignored_references']} reference and {summary['dropped_predictions']} predicted levels"
+    print(f"{len(references)} cases, edge={edge} ({left_out} left out), written to {cfg.output}")
 
 
 def __getattr__(name: str) -> Any:
@@ -74,6 +81,8 @@ def _shown(entry: dict[str, Any]) -> str:
         text += f"  IQR {first:.3f} to {third:.3f} mm, {100 * entry['found']:.1f} % of the levels found"
     if "levels" in entry:
         text += f"  {entry['levels']:.1f} levels a case"
+    if "scores" in entry:
+        text += f"  scores {entry['scores']}"
     return f"{text}  n = {entry['subjects']}"
 
 

@@ -3,6 +3,8 @@
 A run's ``config.yaml`` then holds every number, so that nothing is planned again to resume it or to predict with it.
 """
 
+import math
+from collections.abc import Sequence
 from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf, open_dict
@@ -52,4 +54,18 @@ def planned(cfg: DictConfig) -> tuple[DictConfig, PlannedSettings]:
                 raise ConfigError(f"{key}: the planner settles it, but the recipe has no {key.rpartition('.')[0]}")
             if parent.get(key.rpartition(".")[2]) is None:
                 OmegaConf.update(cfg, key, value, force_add=True)
+    check_patch(cfg.data.patch_size, cfg.model.architecture.kwargs.strides)
     return cfg, settings
+
+
+def check_patch(patch_size: Sequence[int], strides: Sequence[Sequence[int]]) -> None:
+    """Refuse a patch of one's own that the planned network cannot halve as often as it does.
+
+    >>> check_patch([32, 64, 96], [[1, 1, 1], [2, 2, 2], [1, 2, 2]])
+    """
+    steps = [math.prod(stage[axis] for stage in strides) for axis in range(3)]
+    if any(size % step for size, step in zip(patch_size, steps, strict=True)):
+        raise ConfigError(
+            f"data.patch_size={list(patch_size)}: expected multiples of {steps}, by which the planned network "
+            "shrinks a patch along x, y, z; or null, which takes the planned one"
+        )

@@ -13,26 +13,36 @@ if TYPE_CHECKING:
     from spineseg.data.scans import Scan
     from spineseg.trained import TrainedModel
 
-__all__ = ["find_scans", "main", "predict_scans"]
+__all__ = ["main", "predict_scans"]
 
-OUTPUTS = ("nifti", "json", "png")
+OUTPUTS = ("nifti", "json", "png")  # where the caller does not say
 
 
 @program("predict")
 def main(cfg: DictConfig) -> None:
     """Predict on a file or a folder of scans and say what was written."""
+    from spineseg.predictions.oracles import ORACLES
     from spineseg.predictions.threshold import NAME as THRESHOLD
 
     check(cfg)
     if cfg.run == THRESHOLD:
         _baseline(cfg)
         return
+    if cfg.run in ORACLES:
+        _oracle(cfg)
+        return
+    from spineseg.data.inputs import find_scans
     from spineseg.runs import find_run
-    from spineseg.trained import load_model
+    from spineseg.trained import load_models, origin
 
-    run = find_run(cfg.run, Path(cfg.paths.runs))
-    model = load_model(run, cfg.checkpoint)
-    scans = find_scans(Path(cfg.input), hu_offset=cfg.hu_offset, source_offset=model.hu_offset)
+    runs = [find_run(name, Path(cfg.paths.runs)) for name in ([cfg.run] if isinstance(cfg.run, str) else cfg.run)]
+    model = load_models(runs, cfg.checkpoint)
+    scans = find_scans(
+        Path(cfg.input),
+        hu_offset=cfg.hu_offset,
+        source_offset=model.hu_offset,
+        memory_limit_gb=cfg.memory_limit_gb,
+    )
     failures = predict_scans(
         model,
         scans,
@@ -41,20 +51,40 @@ def main(cfg: DictConfig) -> None:
         convention=cfg.convention,
         outputs=tuple(cfg.outputs),
         memory_limit_gb=cfg.memory_limit_gb,
-        provenance={"run": run.name, "checkpoint": cfg.checkpoint},
+        labelling=cfg.labelling,
+        provenance=origin(runs, model, cfg.checkpoint),
     )
     _report(cfg.output, len(scans), failures)
 
 
 def _baseline(cfg: DictConfig) -> None:
     """Predict with the threshold baseline, which has no run."""
-    from spineseg.predictions.threshold import predict_threshold
+    from spineseg.data.inputs import find_scans
+    from spineseg.predictions.extras import Origin, check_outputs, write_extras
+    from spineseg.predictions.threshold import NAME, predict_threshold
 
-    scans = find_scans(Path(cfg.input), hu_offset=cfg.hu_offset)
-    output = Path(cfg.output)
+    scans = find_scans(Path(cfg.input), hu_offset=cfg.hu_offset, memory_limit_gb=cfg.memory_limit_gb)
+    output, outputs = Path(cfg.output), tuple(cfg.outputs)
+    check_outputs(outputs, scans, named=False)
     failures = predict_threshold(scans, output, convention=cfg.convention)
-    if "png" in cfg.outputs:
-        draw_overlays(scans, output, skip=failures, simulated=False)
+    failures = write_extras(scans, output, outputs, failures, Origin(NAME, learned=False))
+    _report(cfg.output, len(scans), failures)
+
+
+def _oracle(cfg: DictConfig) -> None:
+    """Predict with an oracle for the 2D way, which reads the references of a prepared source."""
+    from spineseg.data.inputs import find_scans
+    from spineseg.predictions.extras import Origin, check_outputs, write_extras
+    from spineseg.predictions.oracles import find_prepared, find_settings, predict_oracle
+
+    prepared = find_prepared(Path(cfg.input), cfg.run)
+    settings = find_settings(cfg.pixel_mm, cfg.mask_ratio, cfg.like, Path(cfg.paths.runs))
+    scans = find_scans(Path(cfg.input), memory_limit_gb=cfg.memory_limit_gb)
+    output, outputs = Path(cfg.output), tuple(cfg.outputs)
+    check_outputs(outputs, scans, named=prepared.open_source().labels == "levels")
+    failures = predict_oracle(cfg.run, prepared, output, settings, convention=cfg.convention)
+    origin = Origin(cfg.run, learned=False, simulated=prepared.simulated)
+    failures = write_extras(scans, output, outputs, failures, origin)
     _report(cfg.output, len(scans), failures)
 
 
@@ -67,67 +97,6 @@ def _report(output: str, total: int, failures: dict[str, str]) -> None:
         raise DataError(f"{len(failures)} of {total} scans failed:\n  {listed}")
 
 
-def find_scans(where: Path, *, hu_offset: float | None = None, source_offset: float = 0) -> list["Scan"]:
-    """A volume, all volumes of a folder, or a prepared source's cases, as scans in HU.
-
-    The case's id is the file's name, or its folder's. In a folder, files named as masks are left out, with a note.
-
-    Args:
-        where: a file, a folder, or the ``cases.csv`` that ``prepare`` wrote.
-        hu_offset: of plain files, see ``read_scan``; a prepared source knows its own.
-        source_offset: that of the data the network was trained on.
-
-    Raises:
-        DataError: there is none, or two have the same id.
-        ConfigError: ``hu_offset`` for a prepared source.
-    """
-    from functools import partial
-
-    from spineseg.data.prepared import read_prepared
-    from spineseg.data.scans import Scan, read_scan
-    from spineseg.errors import ConfigError, DataError
-    from spineseg.volumes import is_volume, stem
-
-    if where.name == "cases.csv" or (where / "cases.csv").is_file():
-        if hu_offset is not None:
-            raise ConfigError(
-                f"hu_offset={hu_offset:g}: {where} is a prepared source, which knows its own; leave it out"
-            )
-        prepared = read_prepared(where if where.is_dir() else where.parent)
-        source = prepared.open_source()
-        return [Scan(case.id, partial(source.read_image, case)) for case in prepared.cases]
-    read = partial(read_scan, hu_offset=hu_offset, source_offset=source_offset)
-    if where.is_file():
-        return [Scan(stem(where), partial(read, where))]
-    every = [p for p in where.rglob("*") if is_volume(p) and not p.name.startswith(".")] if where.is_dir() else []
-    masks = sorted(path for path in every if _is_mask(path))
-    found = sorted(set(every) - set(masks))
-    if not found:
-        only = f" but what is named as masks are ({masks[0].name}, …)" if masks else ""
-        raise DataError(
-            f"{where}: no volume there{only}; expected a NIfTI, MetaImage or NRRD file, or a folder of them"
-        )
-    if masks:
-        listed = ", ".join(str(path.relative_to(where)) for path in masks[:5]) + (", …" if len(masks) > 5 else "")
-        print(f"note: left out, for their names are those of masks ({len(masks)}): {listed}")
-    names = [stem(path) for path in found]
-    # Folders of one scan each (sub-01/ct.nii.gz) are told apart by the folder.
-    if len(set(names)) < len(names):
-        names = [path.parent.name for path in found]
-    if len(set(names)) < len(names):
-        twice = sorted({name for name in names if names.count(name) > 1})
-        raise DataError(f"{where}: two volumes would be called {', '.join(twice)}; predict them one by one")
-    return [Scan(name, partial(read, path)) for name, path in zip(names, found, strict=True)]
-
-
-def _is_mask(path: Path) -> bool:
-    from spineseg.data.sources.folder import MASK_NAMES, MASK_SUFFIXES
-    from spineseg.volumes import stem
-
-    name = stem(path).lower()
-    return name in MASK_NAMES or name.endswith((*MASK_SUFFIXES, "_msk"))
-
-
 def predict_scans(
     model: "TrainedModel",
     scans: Sequence["Scan"],
@@ -138,6 +107,7 @@ def predict_scans(
     convention: str = "verse",
     outputs: Sequence[str] = OUTPUTS,
     memory_limit_gb: float | None = None,
+    labelling: bool = True,
 ) -> dict[str, str]:
     """Predict on scans and write a predictions folder (CONTRACTS).
 
@@ -148,31 +118,36 @@ def predict_scans(
         trainer: hardware and precision, a ``lightning.Trainer`` node.
         provenance: what the caller knows; written to predictions.json.
         convention: of the label values in the NIfTI files.
-        outputs: ``nifti`` always; ``json`` for the slice instances, ``png`` for an overlay.
+        outputs: ``nifti`` always; ``json`` for the slice instances, ``png`` for an overlay, ``points`` for VerSe's file
+            of body centres, ``dicom_seg`` for a DICOM segmentation.
         memory_limit_gb: for 3D networks, whose slabs are made to fit; None leaves it to the run.
+        labelling: whether the objects of a scan get their levels together (``predictions.labelling``), or each as the
+            network names it; no difference for a network of one class.
 
     Returns:
         The reason for each case that failed; the others are written.
     """
     from torch.utils.data import DataLoader
 
+    from spineseg.callbacks.case_progress import CaseProgress
     from spineseg.callbacks.prediction_writer import ScanWriter
-    from spineseg.callbacks.progress import Progress
     from spineseg.callbacks.volume_writer import VolumeWriter
-    from spineseg.errors import ConfigError
     from spineseg.hardware import build_trainer
     from spineseg.metrics.detection import DEFAULT_SCORE_THRESHOLD
+    from spineseg.predictions.extras import Origin, check_outputs, write_extras
+    from spineseg.predictions.labelling import LabellingSettings
     from spineseg.predictions.store import PredictionWriter, SliceKind
     from spineseg.tasks.semantic import SemanticSegmentation
     from spineseg.tasks.semantic3d import SemanticSegmentation3D
 
-    if "nifti" not in outputs or set(outputs) - set(OUTPUTS):
-        raise ConfigError(f"outputs={list(outputs)}: expected nifti, and json or png if wanted")
     task = model.task
+    prices = LabellingSettings() if labelling and task.levels else None
+    said = "n/a" if not task.levels else "off" if prices is None else "on"
+    check_outputs(outputs, scans, named=bool(task.levels))
     kind: SliceKind = "label_map" if isinstance(task, SemanticSegmentation) else "detections"
     writer = PredictionWriter(
         output,
-        provenance={**provenance, "simulated": model.simulated, "overfit": model.overfit},
+        provenance={**provenance, "labelling": said, "simulated": model.simulated, "overfit": model.overfit},
         score_threshold=model.score_threshold,
         slices=kind,
         label_convention=convention,
@@ -181,7 +156,9 @@ def predict_scans(
     if isinstance(task, SemanticSegmentation3D):
         if memory_limit_gb is not None:
             task.inferer = replace(task.inferer, memory_limit_gb=memory_limit_gb)
-        collector = VolumeWriter(writer, levels=task.levels, convention=convention, slices="json" in outputs)
+        collector = VolumeWriter(
+            writer, levels=task.levels, convention=convention, slices="json" in outputs, labelling=prices
+        )
     else:
         threshold = DEFAULT_SCORE_THRESHOLD if model.score_threshold is None else model.score_threshold
         collector = ScanWriter(
@@ -191,31 +168,26 @@ def predict_scans(
             convention=convention,
             slices="json" in outputs,
             kind=kind,
+            labelling=prices,
         )
     batches = DataLoader(model.datamodule.scan_batches(scans), batch_size=None)
-    build_trainer(trainer, callbacks=[collector, Progress()], logger=False, devices=1, strategy="auto").predict(
-        task, batches, return_predictions=False
-    )
+    callbacks = [collector, CaseProgress(len(scans), collector.failures)]
+    settings: dict[str, Any] = {"logger": False, "devices": 1, "strategy": "auto", "enable_progress_bar": False}
+    build_trainer(trainer, callbacks=callbacks, **settings).predict(task, batches, return_predictions=False)
     writer.close()
-    if "png" in outputs:
-        draw_overlays(scans, output, skip=collector.failures, simulated=model.simulated)
-    return collector.failures
+    origin = Origin(str(provenance.get("run", "")), simulated=model.simulated)
+    return write_extras(scans, output, outputs, collector.failures, origin)
 
 
 def draw_overlays(scans: Sequence["Scan"], predictions: Path, *, skip: Collection[str], simulated: bool) -> None:
     """Draw each scan with its label map beside the predictions, ``<case>.png``."""
+    from spineseg.predictions.extras import draw_overlay
     from spineseg.predictions.store import open_predictions
-    from spineseg.reporting.overlay import write_overlay
 
     folder = open_predictions(predictions)
     for scan in scans:
-        if scan.case in skip:
-            continue
-        found = folder.read(scan.case)
-        title = f"{scan.case}{', model of SIMULATED scans' if simulated else ''}"
-        write_overlay(
-            predictions / f"{scan.case}.png", scan.read(), found.labels, named=found.kind == "levels", title=title
-        )
+        if scan.case not in skip:
+            draw_overlay(scan, folder.read(scan.case), predictions, simulated=simulated)
 
 
 if __name__ == "__main__":

@@ -100,7 +100,11 @@ class PredictConfig:
     outputs: list[str] = field(default_factory=lambda: ["nifti", "json", "png"])
     checkpoint: str = "best"
     hu_offset: float | None = None
+    labelling: bool = True
     memory_limit_gb: float | None = None
+    pixel_mm: float | None = None
+    mask_ratio: int | None = None
+    like: str | None = None
     paths: PathsConfig = field(default_factory=PathsConfig)
     trainer: dict[str, Any] = field(default_factory=dict)
 
@@ -115,7 +119,97 @@ class EvaluateConfig:
     prediction_convention: str = "verse"
     subjects: str | None = None
     edge: str | None = field(default=None, metadata={"choices": (None, "ignore", "count", "crop")})
+    by_part: bool = False
+    worst: int = 10
     output: str = REQUIRED
+    paths: PathsConfig = field(default_factory=PathsConfig)
+
+
+@dataclass
+class StudyNode:
+    """What is asked, and the jobs that answer it."""
+
+    name: str = REQUIRED
+    question: str = REQUIRED
+    output: str | None = None  # null: <paths.runs>/studies/<study.name>
+    recipes: list[str] = REQUIRED  # type: ignore[assignment]  # OmegaConf's mark
+    preset: str | None = None
+    overrides: list[str] = field(default_factory=list)
+    recipe_overrides: dict[str, list[str]] = field(default_factory=dict)
+    axes: dict[str, Any] = field(default_factory=dict)
+    baseline: dict[str, Any] = field(default_factory=dict)
+    design: str = _one_of("full", "full", "one_factor")
+    skip: list[Any] = field(default_factory=list)
+    seeds: list[int] = field(default_factory=lambda: [0])
+    folds: list[int] = field(default_factory=lambda: [0])
+    metric: str = "dice"
+    split: str | None = field(default=None, metadata={"choices": (None, "train", "val", "test")})
+    command: list[str] | None = None
+
+
+@dataclass
+class SearchNode:
+    """How a search draws its trials; without a space it is none, and the study is a matrix."""
+
+    sampler: str = _one_of("tpe", "tpe", "random", "grid")
+    trials: int = 20
+    seed: int = 0
+    space: dict[str, Any] = field(default_factory=dict)
+    direction: str = _one_of("maximize", "maximize", "minimize")
+    metric: str | None = None  # null: study.metric
+    pruner: str | None = field(default=None, metadata={"choices": (None, "median", "hyperband")})
+    monitor: str | None = None  # of log.csv, for the pruner; null: what chooses the best checkpoint
+    warmup_epochs: int = 5  # before which nothing is pruned
+
+
+@dataclass
+class LauncherNode:
+    """Where the workers of a study run (conf/launcher)."""
+
+    kind: str = _one_of("basic", "basic", "joblib", "submitit_local", "submitit_slurm")
+    workers: int = 1
+    timeout_min: int = 1440
+    requeues: int = 20
+    gpus: int = 0
+    cpus: int = 1
+    memory_gb: float | None = None
+    signal_delay_s: int = 120
+    partition: str | None = None
+    account: str | None = None
+    qos: str | None = None
+    additional: dict[str, Any] = field(default_factory=dict)
+    setup: list[str] = field(default_factory=list)
+
+
+@dataclass
+class StudyConfig:
+    """Root of `study`."""
+
+    study: StudyNode = field(default_factory=StudyNode)
+    search: SearchNode = field(default_factory=SearchNode)
+    launcher: LauncherNode = field(default_factory=LauncherNode)
+    paths: PathsConfig = field(default_factory=PathsConfig)
+    retry: str | None = field(default=None, metadata={"choices": (None, "failed")})
+    trials: int | None = None
+    workers: int | None = None
+    hardware: list[str] = field(default_factory=list)
+    lease_timeout_s: float = 180.0
+
+
+@dataclass
+class ReportConfig:
+    """Root of `report`; `runs` may hold globs."""
+
+    runs: list[str] = field(default_factory=list)
+    study: str | None = None
+    output: str = REQUIRED
+    split: str = "test"
+    title: str | None = None
+    labels: dict[str, str] = field(default_factory=dict)
+    unscored: str = _one_of("refuse", "refuse", "list")
+    worst: int = 3
+    resamples: int = 10_000
+    html: bool = True
     paths: PathsConfig = field(default_factory=PathsConfig)
 
 
@@ -125,4 +219,6 @@ SCHEMAS: dict[str, type] = {
     "train": TrainConfig,
     "predict": PredictConfig,
     "evaluate": EvaluateConfig,
+    "report": ReportConfig,
+    "study": StudyConfig,
 }

@@ -11,7 +11,8 @@ from omegaconf import DictConfig
 from spineseg.data.loading import CaseDataModule
 from spineseg.data.scans import Scan
 from spineseg.errors import DataError
-from spineseg.evaluate import Reference, evaluate_folder
+from spineseg.evaluate import evaluate_folder
+from spineseg.metrics.references import case_reference
 from spineseg.predict import draw_overlays, predict_scans
 from spineseg.provenance import peak_memory
 from spineseg.runs import Run, write_results
@@ -66,12 +67,8 @@ def score_split(
         listed = "\n  ".join(f"{case}: {reason}" for case, reason in failures.items())
         raise DataError(f"{split_name}: {len(failures)} of {len(cases)} scans failed, so it is not scored:\n  {listed}")
     draw_overlays(scans, folder, skip=(), simulated=model.simulated)
-    references = [
-        Reference(case.id, case.subject, partial(source.read_labels, case), case.cut_levels, case.source)
-        for case in cases
-    ]
     metrics = evaluate_folder(
-        references,
+        [case_reference(source, case) for case in cases],
         folder,
         run.evaluation(split_name),
         edge=source.edge,

@@ -44,6 +44,63 @@ def scans(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def write_series() -> Callable[..., list[Path]]:
+    """Write a CT series as DICOM by pydicom, slice by slice, under names that say nothing of their order.
+
+    Takes the folder and the values (X, Y, Z) in HU, and by keyword what differs from a plain axial series: `step` (3,)
+    in mm from slice to slice, `spacing` of rows and columns, `orientation`, `origin`, `rescale` of each slice, elements
+    of all slices, and `edit(dataset, k)` for each.
+    """
+    from pydicom.dataset import Dataset, FileMetaDataset
+    from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
+
+    def write(
+        folder: Path,
+        hu: np.ndarray,
+        *,
+        step: tuple[float, float, float] = (0, 0, 2.0),
+        spacing: tuple[float, float] = (0.8, 0.7),
+        orientation: tuple[float, ...] = (1, 0, 0, 0, 1, 0),
+        origin: tuple[float, float, float] = (-20, -30, 100),
+        rescale: Callable[[int], tuple[float, float] | None] = lambda k: (1, -1024),
+        edit: Callable[[Dataset, int], object] | None = None,
+        **elements: object,
+    ) -> list[Path]:
+        folder.mkdir(parents=True, exist_ok=True)
+        shared = {"SeriesInstanceUID": generate_uid(), "StudyInstanceUID": generate_uid(), **elements}
+        shared.setdefault("FrameOfReferenceUID", generate_uid())
+        paths = []
+        for k in range(hu.shape[2]):
+            slope, intercept = rescale(k) or (1, 0)
+            stored = np.rint((hu[:, :, k].T - intercept) / slope).astype(np.int16)
+            image = Dataset()
+            image.file_meta = FileMetaDataset()
+            image.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+            image.file_meta.MediaStorageSOPClassUID = image.SOPClassUID = CTImageStorage
+            image.file_meta.MediaStorageSOPInstanceUID = image.SOPInstanceUID = generate_uid()
+            image.Modality, image.ImageType = "CT", ["ORIGINAL", "PRIMARY", "AXIAL"]
+            image.PatientName, image.PatientID, image.InstanceNumber = "Doe^Jane", "12345", str(7 * k % 11)
+            image.Rows, image.Columns = stored.shape
+            image.PixelSpacing, image.ImageOrientationPatient = list(spacing), list(orientation)
+            image.ImagePositionPatient = [round(o + k * s, 6) for o, s in zip(origin, step, strict=True)]
+            image.SamplesPerPixel, image.PhotometricInterpretation = 1, "MONOCHROME2"
+            image.BitsAllocated = image.BitsStored = 16
+            image.HighBit, image.PixelRepresentation = 15, 1
+            if rescale(k) is not None:
+                image.RescaleSlope, image.RescaleIntercept = slope, intercept
+            image.PixelData = stored.tobytes()
+            for keyword, value in shared.items():
+                setattr(image, keyword, value)
+            if edit is not None:
+                edit(image, k)
+            paths.append(folder / f"{(k * 5 + 3) % 97:03d}.dcm")
+            image.save_as(paths[-1], enforce_file_format=True)
+        return paths
+
+    return write
+
+
 @pytest.fixture
 def validated_by_two() -> Callable[[list[str], Path], tuple[dict[str, float], dict[str, float]]]:
     """Train with two processes, started at once by torchrun, and validate their last checkpoint again with one.

@@ -101,7 +101,9 @@ def write_scan(path: Path, shape: tuple[int, int, int], *, shear: float = 0.0, b
     nibabel.save(nibabel.Nifti1Image(hu, affine), path)
 
 
-def test_hostile_scans_are_predicted_or_named(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_hostile_scans_are_predicted_or_named(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     from spineseg.errors import DataError
     from spineseg.predict import main
 

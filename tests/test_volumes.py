@@ -130,6 +130,38 @@ def test_axes_that_are_not_at_right_angles_are_refused_with_the_angle(tmp_path: 
                 read(path)
 
 
+def test_the_sform_wins_and_a_qform_alone_is_read(tmp_path: Path) -> None:
+    sform, qform = np.diag([2.0, 2, 2, 1]), np.diag([3.0, 3, 3, 1])
+    image = nib.Nifti1Image(np.zeros((3, 4, 5), np.int16), None)
+    image.set_qform(qform, code=1)
+    nib.save(image, tmp_path / "q.nii")
+    image.set_sform(sform, code=1)
+    nib.save(image, tmp_path / "s.nii")
+    for name, expected in (("q", qform), ("s", sform)):
+        np.testing.assert_array_equal(read_volume(tmp_path / f"{name}.nii").affine, expected)
+        np.testing.assert_array_equal(read_grid(tmp_path / f"{name}.nii").affine, expected)
+
+
+@pytest.mark.parametrize("slope", [0.0, float("nan")])
+def test_a_slope_of_nothing_leaves_values_as_stored(tmp_path: Path, slope: float) -> None:
+    image = nib.Nifti1Image(np.arange(24, dtype=np.int16).reshape(2, 3, 4), np.eye(4))
+    block = bytearray(image.to_bytes())
+    block[112:120] = np.array([slope, 7], np.float32).tobytes()
+    (tmp_path / "a.nii").write_bytes(bytes(block))
+    np.testing.assert_array_equal(read_volume(tmp_path / "a.nii").array, np.asarray(image.dataobj))
+
+
+@pytest.mark.parametrize("spacing", [0.0, float("nan"), float("inf")])
+def test_impossible_spacing_is_named(tmp_path: Path, spacing: float) -> None:
+    image = nib.Nifti1Image(np.zeros((2, 3, 4), np.int16), np.diag([1.0, 1, 2, 1]))
+    block = bytearray(image.to_bytes())
+    block[320:324] = np.float32(spacing).tobytes()  # the distance along Z, of the sform
+    (tmp_path / "a.nii").write_bytes(bytes(block))
+    for read in (read_volume, read_grid):
+        with pytest.raises(DataError, match=r"a\.nii: .*spacing"):
+            read(tmp_path / "a.nii")
+
+
 def test_names() -> None:
     assert stem(Path("x/case1_label.nii.gz")) == "case1_label"
     assert is_volume(Path("A.NII.GZ")) and not is_volume(Path("a.json"))

@@ -13,7 +13,9 @@ from spineseg.errors import DataError
 from spineseg.geometry import Affine, Grid, Volume, canonical_grid, restore
 from spineseg.predictions.centres import label_centres_mm
 from spineseg.predictions.instances import SliceInstances, exclusive
+from spineseg.predictions.labelling import LabellingSettings
 from spineseg.predictions.lifting import lift
+from spineseg.predictions.naming import most_probable, name_objects, sizes
 from spineseg.predictions.store import PredictionWriter, SliceKind
 from spineseg.provenance import peak_memory
 from spineseg.vertebrae import convention_map, level_name, relabel
@@ -29,6 +31,8 @@ class ScanWriter(lightning.Callback):
         convention: of the label values of a named model's files.
         slices: whether to write the slice instances beside the label map.
         kind: ``detections``, which are made exclusive first, or the slices of a ``label_map``, which are as they are.
+        labelling: how a named model's objects get their levels from one another; None: each from its own slices. The
+            slice instances keep the model's own names (PROTOCOL 5.5).
 
     Attributes:
         failures: reason by case, of scans that could not be read or written.
@@ -43,10 +47,11 @@ class ScanWriter(lightning.Callback):
         convention: str = "verse",
         slices: bool = True,
         kind: SliceKind = "detections",
+        labelling: LabellingSettings | None = None,
     ) -> None:
         """Start with no slices."""
         self.writer, self.score_threshold, self.named = writer, score_threshold, named
-        self.with_slices, self.kind = slices, kind
+        self.with_slices, self.kind, self.labelling = slices, kind, labelling
         self.values = convention_map("verse", convention).table
         self.failures: dict[str, str] = {}
         self._slices: list[SliceInstances] = []
@@ -93,13 +98,17 @@ class ScanWriter(lightning.Callback):
         labels: Any = lifted.labels
         # Of the objects' numbers, the label that each becomes.
         values: NDArray[np.integer] = np.arange(len(lifted.scores) + 1)
+        sure = lifted.scores
         if self.named:
-            # An object is the level that its slices vote for; two of one level stay together.
+            # Two objects of one level stay together.
             levels = np.zeros(len(lifted.scores) + 1, np.uint8)
-            if lifted.classes:
-                levels[1:] = np.asarray(lifted.classes, np.uint8)[lifted.distributions.argmax(axis=1)]
+            if lifted.classes and self.labelling is not None:
+                names = name_objects(lifted.labels, grid.affine, lifted.distributions, lifted.classes, self.labelling)
+                levels[1:], sure = names.levels, names.confidences
+            elif lifted.classes:
+                levels[1:] = most_probable(lifted.distributions, lifted.classes)
             values, labels = levels, levels[labels]
-        facts = describe(labels, grid.affine, confidences(values, lifted.labels, lifted.scores), named=self.named)
+        facts = describe(labels, grid.affine, confidences(values, lifted.labels, sure), named=self.named)
         if self.named:
             labels = relabel(labels, self.values, what=f"prediction of {batch['case']}")
         self.writer.write(
@@ -114,16 +123,16 @@ class ScanWriter(lightning.Callback):
 
 
 def confidences(
-    values: NDArray[np.integer], objects: NDArray[np.uint16], scores: NDArray[np.float64]
+    values: NDArray[np.integer], objects: NDArray[np.integer], scores: NDArray[np.float64]
 ) -> dict[int, float]:
-    """Confidence of each label: the mean score of its objects, weighted by volume.
+    """Confidence of each label: the mean of its objects' scores, or of how sure their names are, weighted by volume.
 
     Args:
         values: (N + 1,), the label of each object's number.
         objects: (X, Y, Z), numbers of objects, 1 to N.
         scores: (N,) of the objects.
     """
-    volumes = np.bincount(objects.ravel(), minlength=len(values))[: len(values)].astype(np.float64)
+    volumes = sizes(objects, len(values)).astype(np.float64)
     volumes[0] = 0
     weighted = volumes * np.concatenate([[0.0], scores])
     present = np.unique(values[volumes > 0])

@@ -5,15 +5,20 @@ from collections.abc import Sequence
 
 import lightning
 import numpy as np
+from numpy.typing import NDArray
 
-from spineseg.callbacks.prediction_writer import describe
+from spineseg.callbacks.prediction_writer import confidences, describe
 from spineseg.data.scans import VolumeScan
 from spineseg.errors import ConfigError, DataError
 from spineseg.geometry import Grid, Volume, canonical_grid, restore
+from spineseg.predictions.columns import Floats
+from spineseg.predictions.labelling import LabellingSettings
+from spineseg.predictions.naming import name_objects
+from spineseg.predictions.objects import separate
 from spineseg.predictions.store import PredictionWriter
 from spineseg.predictions.streaming import SlidingWindow, StreamedLabels, slice_instances
 from spineseg.provenance import peak_memory
-from spineseg.vertebrae import convention_map, relabel
+from spineseg.vertebrae import COCCYX, SACRUM, convention_map, relabel
 from spineseg.volumes import write_volume
 
 # Apart from the label maps: any volume file beside them would be read as one.
@@ -31,19 +36,27 @@ class VolumeWriter(lightning.Callback):
         levels: canonical ids; class index i + 1 is the i-th.
         convention: of the label values in the files.
         slices: whether to write the slice instances beside the label map.
+        labelling: how the label map's objects (``objects.separate``) get their levels from one another; None: as the
+            network has it. The slice instances keep the network's own names (PROTOCOL 5.5).
 
     Attributes:
         failures: reason by case, of scans that could not be read, predicted or written.
     """
 
     def __init__(
-        self, writer: PredictionWriter, levels: Sequence[int], *, convention: str = "verse", slices: bool = True
+        self,
+        writer: PredictionWriter,
+        levels: Sequence[int],
+        *,
+        convention: str = "verse",
+        slices: bool = True,
+        labelling: LabellingSettings | None = None,
     ) -> None:
         """Keep the arguments; the first scan's clock starts with prediction."""
         if not levels:
             raise ConfigError("a 3D network without levels: expected classes that are levels; see datamodule.levels")
         self.writer, self.levels, self.with_slices = writer, tuple(int(level) for level in levels), slices
-        self.values = convention_map("verse", convention).table
+        self.labelling, self.values = labelling, convention_map("verse", convention).table
         self.failures: dict[str, str] = {}
         self._started = time.perf_counter()
 
@@ -105,15 +118,11 @@ class VolumeWriter(lightning.Callback):
     def _write(self, batch: VolumeScan, streamed: StreamedLabels) -> None:
         native = Grid(batch["native_shape"], np.array(batch["native_affine"]))
         grid = canonical_grid(native)
-        ids = np.array([0, *self.levels], np.uint8)
-        counts, own = streamed.counts.sum(axis=0), streamed.sums.sum(axis=0).diagonal()
-        confidence = {level: own[i] / counts[i] for i, level in enumerate(self.levels, start=1) if counts[i]}
-        facts = describe(ids[streamed.labels], grid.affine, confidence, named=True)
+        objects, levels, sure = self._named(streamed, grid)
+        facts = describe(levels[objects], grid.affine, confidences(levels, objects, sure), named=True)
         slices = slice_instances(streamed, self.levels) if self.with_slices else None
-        # Of the few classes, not of the voxels: the same values at a byte a voxel.
-        present = np.flatnonzero(counts)
-        table = np.zeros(len(counts), np.uint8)
-        table[present] = relabel(ids[present], self.values, what=f"prediction of {batch['case']}")
+        # Of the few objects, not of the voxels: the same values at a byte a voxel.
+        table = relabel(levels, self.values, what=f"prediction of {batch['case']}").astype(np.uint8)
         write_volume(
             self.writer.folder / CONFIDENCE_FOLDER / f"{batch['case']}.nii.gz",
             restore(Volume(streamed.confidence, grid.affine), native),
@@ -121,10 +130,43 @@ class VolumeWriter(lightning.Callback):
         # The label map last: a case that the folder lists is whole.
         self.writer.write(
             batch["case"],
-            restore(Volume(table[streamed.labels], grid.affine), native),
+            restore(Volume(table[objects], grid.affine), native),
             "levels",
             slices,
             seconds=time.perf_counter() - self._started,
             peak_mb=peak_memory()["peak_ram_mb"],
             levels=facts,
         )
+
+    def _named(self, streamed: StreamedLabels, grid: Grid) -> tuple[NDArray[np.uint8], NDArray[np.uint8], Floats]:
+        """Objects (X, Y, Z) from 1, their levels (N + 1, that of 0 is 0), and how sure each is (N,)."""
+        counts = streamed.counts.sum(axis=0)
+        if self.labelling is None:
+            own = streamed.sums.sum(axis=0).diagonal()
+            # A class without a voxel is no label of this map.
+            levels = np.where(counts > 0, [0, *self.levels], 0).astype(np.uint8)
+            return streamed.labels, levels, (own / np.maximum(counts, 1))[1:]
+        whole = [i for i, level in enumerate(self.levels, start=1) if level in (SACRUM, COCCYX)]
+        x, y, z = np.linalg.norm(grid.affine[:3, :3], axis=0)
+        objects, classes = separate(streamed.labels, (float(x), float(y), float(z)), whole)
+        distributions = object_distributions(streamed, objects, classes)[:, 1:]
+        names = name_objects(objects, grid.affine, distributions, self.levels, self.labelling)
+        return objects, np.array([0, *names.levels], np.uint8), names.confidences
+
+
+def object_distributions(streamed: StreamedLabels, objects: NDArray[np.uint8], classes: NDArray[np.int64]) -> Floats:
+    """Mean class probabilities (N, K) of objects, from the sums that were streamed for each slice and class.
+
+    An object has of the sums of its class in a slice the share that it has of the voxels: exact where it is all of its
+    class.
+
+    Args:
+        streamed: K classes.
+        objects: (X, Y, Z), 1 to N.
+        classes: (N,), the class that each object is of.
+    """
+    n = len(classes)
+    voxels = np.stack([np.bincount(plane.ravel(), minlength=n + 1)[1:] for plane in objects])
+    share = voxels / np.maximum(streamed.counts[:, classes], 1)
+    sums = np.einsum("xn,xnk->nk", share, streamed.sums[:, classes])
+    return np.asarray(sums / np.maximum(voxels.sum(axis=0), 1)[:, None], np.float64)

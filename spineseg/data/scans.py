@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypedDict
+from typing import TYPE_CHECKING, TypedDict
 
 import numpy as np
 import torch
@@ -16,46 +16,86 @@ from spineseg.data.sources.base import as_hounsfield
 from spineseg.data.store import Resampling
 from spineseg.errors import DataError
 from spineseg.geometry import SpacingMm, Volume, canonical, resample_image
-from spineseg.volumes import read_volume
+from spineseg.memory import check_room
+from spineseg.volumes import read_grid, read_volume
+
+if TYPE_CHECKING:
+    from spineseg.data.dicom import Series
 
 
 @dataclass(frozen=True)
 class Scan:
-    """A scan to predict on: ``read`` gives it in HU on its native grid."""
+    """A scan to predict on.
+
+    Attributes:
+        case: id.
+        read: gives it in HU on its native grid.
+        series: where it is DICOM, its slices.
+        unreadable: whether it is known that ``read`` will fail.
+    """
 
     case: str
     read: Callable[[], Volume]
+    series: "Series | None" = None
+    unreadable: bool = False
 
 
-def read_scan(path: Path, *, hu_offset: float | None, source_offset: float = 0) -> Volume:
-    """Read a file as int16 HU on its native grid.
+def read_scan(
+    path: Path, *, hu_offset: float | None, source_offset: float = 0, memory_limit_gb: float | None = None
+) -> Volume:
+    """Read a file as int16 HU on its native grid; see ``to_hounsfield``.
 
     Args:
         path: NIfTI, MetaImage or NRRD.
-        hu_offset: added to the stored values, whatever they look like. None: 0, or, where that gives no HU and
-            ``source_offset`` does, the latter; a note says so.
+        hu_offset: added to the stored values.
         source_offset: that of the data the network was trained on.
+        memory_limit_gb: what does not fit is refused before it is read; None = what the machine has left.
 
     Raises:
-        DataError: unreadable, voxels that are not finite, values beyond int16, or, without ``hu_offset``, no HU.
+        DataError: unreadable, too large, or see ``to_hounsfield``.
     """
-    stored = read_volume(path)
+    check_room(read_grid(path).shape, what=str(path), limit_gb=memory_limit_gb)
+    return to_hounsfield(read_volume(path), hu_offset=hu_offset, source_offset=source_offset, what=str(path))
+
+
+def read_series(
+    series: "Series", *, hu_offset: float | None, source_offset: float = 0, memory_limit_gb: float | None = None
+) -> Volume:
+    """Read a DICOM series as int16 HU; its own rescale is applied first. Arguments as ``read_scan``'s."""
+    return to_hounsfield(
+        series.read(memory_limit_gb), hu_offset=hu_offset, source_offset=source_offset, what=series.case
+    )
+
+
+def to_hounsfield(stored: Volume, *, hu_offset: float | None, source_offset: float, what: str) -> Volume:
+    """Turn stored values to int16 HU.
+
+    Args:
+        stored: values as the file's header scales them.
+        hu_offset: added to them, whatever they look like. None: 0, or, where that gives no HU and ``source_offset``
+            does, the latter; a note says so.
+        source_offset: that of the data the network was trained on.
+        what: the file or case, for messages.
+
+    Raises:
+        DataError: voxels that are not finite, values beyond int16, or, without ``hu_offset``, no HU.
+    """
     if hu_offset is not None:
-        return stored.with_array(as_hounsfield(stored.array, hu_offset, what=str(path)))
-    hu = as_hounsfield(stored.array, 0, what=str(path))
+        return stored.with_array(as_hounsfield(stored.array, hu_offset, what=what))
+    hu = as_hounsfield(stored.array, 0, what=what)
     wrong = check_hounsfield(hu, None).fatal
     if not wrong:
         return stored.with_array(hu)
     if source_offset:
-        shifted = as_hounsfield(stored.array, source_offset, what=str(path))
+        shifted = as_hounsfield(stored.array, source_offset, what=what)
         verdict = check_hounsfield(shifted, None)
         if not verdict.fatal and not verdict.findings:
             print(
-                f"note: {path}: stored values are no HU; {source_offset:+g}, the offset of the data that the model was "
+                f"note: {what}: stored values are no HU; {source_offset:+g}, the offset of the data that the model was "
                 "trained on, makes them so and was added (hu_offset=0 takes them as they are)"
             )
             return stored.with_array(shifted)
-    raise DataError(f"{path}: {'; '.join(wrong)}. Here the key is hu_offset=<number>, which is taken as it is")
+    raise DataError(f"{what}: {'; '.join(wrong)}. Here the key is hu_offset=<number>, which is taken as it is")
 
 
 class ScanBatch(TypedDict):
@@ -217,7 +257,10 @@ def _share(scans: Sequence[Scan]) -> Sequence[Scan]:
 
 def _read(scan: Scan) -> Volume:
     """A scan in int16 HU; refused as in training, for a voxel that is not finite is no air."""
-    native = scan.read()
+    try:
+        native = scan.read()
+    except MemoryError as error:
+        raise DataError(f"scan '{scan.case}': too little memory to read it; predict it on a larger machine") from error
     return native.with_array(as_hounsfield(native.array, 0, what=f"scan '{scan.case}'"))
 
 

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Final, Literal
 
@@ -21,7 +21,7 @@ from spineseg.metrics.error_split import (
 from spineseg.metrics.identification import Identification, all_right, anchored, crumbs, identified
 from spineseg.metrics.localisation import Bodies, common_box
 from spineseg.metrics.overlap import Confusion
-from spineseg.metrics.surface import assd, hd95, nsd, surface_distances
+from spineseg.metrics.surface import SurfaceDistances, assd, hd95, nsd, surface_distances
 from spineseg.vertebrae import LEVELS, level_name
 
 Status = Literal["ok", "missed", "spurious", "ignored", "n/a", "empty"]
@@ -58,6 +58,8 @@ class CaseMaps:
         cut: reference labels that the field of view cuts.
         named: whether labels are levels on both sides.
         reference_named: whether those of the reference are.
+        distances: of the surfaces of each level that was asked for; filled on the way, to be shared between rules of
+            the field of view that leave both maps as they are.
     """
 
     reference: Bodies
@@ -67,6 +69,16 @@ class CaseMaps:
     cut: tuple[int, ...]
     named: bool
     reference_named: bool
+    distances: dict[int, SurfaceDistances] = field(default_factory=dict)
+
+    def surfaces(self, level: int) -> SurfaceDistances:
+        """Distances between the surfaces of a level's two masks, each measured once."""
+        if level not in self.distances:
+            box = common_box(self.reference.boxes, level, self.prediction.boxes, level)
+            volume = self.reference.volume
+            masks = [part.volume.array[box] == level for part in (self.reference, self.prediction)]
+            self.distances[level] = surface_distances(masks[0], masks[1], volume.spacing_mm)
+        return self.distances[level]
 
     @cached_property
     def errors(self) -> dict[int, LevelError]:
@@ -167,10 +179,7 @@ def _overlap_rows(maps: CaseMaps, level: int) -> Iterator[Row]:
             yield row(level, metric, 0.0 if metric in _ZERO_IF_SPURIOUS else math.nan, "missed", parameter)
         return
     yield row(level, "dice", maps.pairs.dice_of(level), "ok")
-    box = common_box(maps.reference.boxes, level, maps.prediction.boxes, level)
-    volume = maps.reference.volume
-    masks = [part.volume.array[box] == level for part in (maps.reference, maps.prediction)]
-    distances = surface_distances(masks[0], masks[1], volume.spacing_mm)
+    distances = maps.surfaces(level)
     for tau in TOLERANCES_MM:
         yield row(level, "nsd", nsd(distances, tau), "ok", f"tau={tau}")
     yield row(level, "hd95", hd95(distances), "ok")

@@ -2,37 +2,50 @@
 
 import sys
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import pandas as pd
 
-from spineseg.data.files import write_json, write_text
 from spineseg.errors import DataError
-from spineseg.metrics import PROTOCOL
-from spineseg.metrics.cases import score_case
+from spineseg.metrics.cases import CaseScores, MapPair, on_reference_grid
 from spineseg.metrics.detection import DEFAULT_SCORE_THRESHOLD
-from spineseg.metrics.detections_table import write_detections
 from spineseg.metrics.edges import EdgeDecision, EdgePolicy
+from spineseg.metrics.entries import Results
+from spineseg.metrics.evaluation import METRICS_FORMAT as METRICS_FORMAT
+from spineseg.metrics.evaluation import SUMMARY_FORMAT as SUMMARY_FORMAT
+from spineseg.metrics.evaluation import Evaluation
 from spineseg.metrics.intervals import BOOTSTRAP_SUBJECTS, LEAST_SUBJECTS, RESAMPLES
 from spineseg.metrics.means import LEAST_SUBJECTS_PER_LEVEL
+from spineseg.metrics.points import reference_points_mm
+from spineseg.metrics.protocol_table import EvaluatedModel, protocol_table, write_protocol_table
+from spineseg.metrics.protocols import pool_cases, protocol_case, write_protocol_cases
 from spineseg.metrics.references import Reference
-from spineseg.metrics.summary import Results, SplitScores, summarise
-from spineseg.metrics.tables import (
-    MEAN_TABLES,
-    error_table,
-    identification_table,
-    localisation_table,
-    mean_tables,
-    named_level_list,
-)
-from spineseg.predictions.store import PredictionFolder, open_predictions
+from spineseg.metrics.summary import SplitScores
+from spineseg.predictions.store import CasePrediction, PredictionFolder, open_predictions
 from spineseg.vertebrae import LEVELS, level_name
 
-METRICS_FORMAT: Final = "metrics 1"
-SUMMARY_FORMAT: Final = "summary 1"
-_HEAD: Final = ("format", "run", "source", "split", "case", "subject")
-_TAIL: Final = ("level", "space", "protocol", "metric", "parameter", "value", "edge", "status", "seed", "fold")
+# Cases in the list of the worst.
+WORST: Final = 10
+
+
+@dataclass(frozen=True, eq=False)
+class _Gathered:
+    """What the cases add up to under one rule of the field of view."""
+
+    rows: list[pd.DataFrame] = field(default_factory=list)
+    detections: list[pd.DataFrame] = field(default_factory=list)
+    parts: list[pd.DataFrame] = field(default_factory=list)
+    edges: dict[str, dict[str, list[str]]] = field(default_factory=dict)
+
+    def add(self, scored: CaseScores, reference: Reference, prediction: CasePrediction) -> None:
+        where = _where(reference)
+        self.rows.append(scored.rows.assign(**where))
+        self.detections.append(scored.detections.assign(**where))
+        if scored.parts is not None:
+            self.parts.append(scored.parts.assign(**where))
+        self.edges[reference.case] = _edge_entry(scored.edge, reference.named, prediction.kind == "levels")
 
 
 def evaluate_folder(
@@ -48,12 +61,17 @@ def evaluate_folder(
     fold: int | None = None,
     prediction_convention: str = "verse",
     resamples: int = RESAMPLES,
+    by_part: bool = False,
+    worst: int = WORST,
 ) -> Results:
-    """Score a predictions folder; write ``metrics.csv``, ``detections.parquet`` and ``summary.json`` into ``output``.
+    """Score a predictions folder; write ``metrics.csv``, ``detections.parquet``, ``summary.json`` and ``tables/``.
+
+    Under ``count`` the same with ``ignore`` comes into the folder ``ignore`` and into ``summary.json`` (PROTOCOL 7).
+    Beside them the same predictions under other tools' rules: ``protocols.csv`` and ``tables/protocols``.
 
     Args:
         references: the cases that are scored, each of which needs a prediction.
-        predictions: folder of ``predict``, or of label maps named by case.
+        predictions: folder of ``predict``, or of label maps in one of ``predictions.layouts``.
         output: the evaluation folder.
         edge: how levels cut by the field of view are scored.
         run: name for the tables.
@@ -63,6 +81,8 @@ def evaluate_folder(
         fold: of the cross-validation, for the tables.
         prediction_convention: of label values, where the folder does not say.
         resamples: of the intervals from 20 subjects on.
+        by_part: match slices by 8-connected part, too: ``by_part`` of ``summary.json`` (PROTOCOL 5.2).
+        worst: length of the list of the worst cases; 0 = none.
 
     Returns:
         The split's entry of ``results.json``: metric → value, low, high, subjects.
@@ -72,69 +92,64 @@ def evaluate_folder(
     """
     folder = open_predictions(predictions)
     _check_references(references, folder)
-    rows: list[pd.DataFrame] = []
-    detections: list[pd.DataFrame] = []
-    edges: dict[str, dict[str, list[str]]] = {}
-    levels, detector = [], []
+    rules: tuple[EdgePolicy, ...] = (edge, "ignore") if edge == "count" else (edge,)
+    gathered = {rule: _Gathered() for rule in rules}
+    levels, detector, under_rules = [], [], []
     for reference in _progress(references):
-        prediction = folder.read(reference.case, prediction_convention)
-        scored = score_case(
-            reference.load(),
-            prediction,
-            edge=edge,
-            cut_levels=reference.cut_levels,
-            reference_named=reference.named,
-            score_threshold=folder.score_threshold,
-        )
-        where = {"source": reference.source, "case": reference.case, "subject": reference.subject}
-        rows.append(scored.rows.assign(**where))
-        detections.append(scored.detections.assign(**where))
+        truth = reference.load()
+        prediction = on_reference_grid(folder.read(reference.case, prediction_convention), truth.grid)
+        points_mm = None if reference.points is None else reference_points_mm(reference.points, truth.grid)
+        pair = MapPair.of(truth, prediction, cut_levels=reference.cut_levels, reference_named=reference.named)
+        options: dict[str, Any] = {"points_mm": points_mm, "by_part": by_part}
+        by_rule = {rule: pair.score(rule, score_threshold=folder.score_threshold, **options) for rule in rules}
+        for rule, scored in by_rule.items():
+            gathered[rule].add(scored, reference, prediction)
+        # Distances between masks that `crop` has cut are not those that other tools would see.
+        known = None if edge == "crop" else by_rule[edge].rows
+        where = _where(reference)
+        under_rules.append(protocol_case(truth, prediction, where, reference_named=reference.named, scored=known))
         levels.append(reference.named and prediction.kind == "levels")
         detector.append(prediction.slices is not None and prediction.slice_kind == "detections")
-        edges[reference.case] = _edge_entry(scored.edge, reference.named, prediction.kind == "levels")
-    scores = SplitScores(
-        rows=pd.concat(rows, ignore_index=True),
-        detections=pd.concat(detections, ignore_index=True),
-        subjects=tuple(sorted({reference.subject for reference in references})),
-        named=all(levels),
-        detector=all(detector),
-    )
-    results = summarise(scores, resamples=resamples)
-    constants = {"format": METRICS_FORMAT, "run": run, "split": split, "protocol": PROTOCOL, "edge": edge}
-    table = scores.rows.assign(**constants, seed=seed, fold=fold)[[*_HEAD, *_TAIL]]
-    write_text(output / "metrics.csv", table.to_csv(index=False))
-    write_detections(output / "detections.parquet", scores.detections)
-    write_json(
-        output / "summary.json",
-        {
-            "format": SUMMARY_FORMAT,
-            "protocol": PROTOCOL,
-            "run": run,
-            "split": split,
-            "seed": seed,
-            "fold": fold,
-            "simulated": simulated,
-            "edge": edge,
-            "cases": len(references),
-            "subjects": list(scores.subjects),
-            "score_threshold": folder.score_threshold,
-            "notes": _notes(scores, folder, references, simulated=simulated),
-            "metrics": results,
-            "dice": mean_tables(scores, "dice"),
-            "means": {
-                " ".join(filter(None, key)): mean_tables(scores, *key) for key in MEAN_TABLES if key != ("dice", "")
-            },
-            "identification": identification_table(scores),
-            "localisation": localisation_table(scores),
-            "errors": error_table(scores),
-            "map_named": named_level_list(scores),
-            "ignored_references": sum(len(entry["ignored"]) for entry in edges.values()),
-            "dropped_predictions": sum(len(entry["dropped"]) for entry in edges.values()),
-            "edges": edges,
-            "provenance": dict(folder.provenance),
-        },
-    )
-    return results
+    found = {
+        rule: SplitScores(
+            rows=pd.concat(all_of.rows, ignore_index=True),
+            detections=pd.concat(all_of.detections, ignore_index=True),
+            subjects=tuple(sorted({reference.subject for reference in references})),
+            named=all(levels),
+            detector=all(detector),
+        )
+        for rule, all_of in gathered.items()
+    }
+    facts = {
+        **{"run": run, "split": split, "seed": seed, "fold": fold, "simulated": simulated},
+        "score_threshold": folder.score_threshold,
+        "notes": _notes(found[edge], folder, references, simulated=simulated),
+        "provenance": dict(folder.provenance),
+    }
+    evaluations = {
+        rule: Evaluation(
+            facts,
+            rule,
+            found[rule],
+            pd.concat(all_of.parts, ignore_index=True) if by_part else None,
+            all_of.edges,
+            resamples,
+        )
+        for rule, all_of in gathered.items()
+    }
+    numbers = {rule: evaluation.results() for rule, evaluation in evaluations.items()}
+    for rule in rules[1:]:
+        evaluations[rule].write(output / rule, numbers[rule], beside={edge: numbers[edge]}, worst=worst)
+    beside: dict[str, Results] = {rule: numbers[rule] for rule in rules[1:]}
+    evaluations[edge].write(output, numbers[edge], beside=beside, worst=worst)
+    write_protocol_cases(output, pool_cases(under_rules), run=run, split=split)
+    compared = protocol_table([EvaluatedModel.of_folder(run, output)])
+    write_protocol_table(output / "tables", compared, simulated=simulated)
+    return numbers[edge]
+
+
+def _where(reference: Reference) -> dict[str, str]:
+    return {"source": reference.source, "case": reference.case, "subject": reference.subject}
 
 
 def _check_references(references: Sequence[Reference], folder: PredictionFolder) -> None:
@@ -145,9 +160,11 @@ def _check_references(references: Sequence[Reference], folder: PredictionFolder)
         raise DataError(f"reference cases occur twice: {', '.join(twice)}; give each its own id")
     if missing := [name for name in names if name not in folder.files or name in folder.failures]:
         listed = "; ".join(f"{name} ({folder.failures[name]})" if name in folder.failures else name for name in missing)
+        others = sorted(set(folder.files) - set(names))
         raise DataError(
             f"{folder.root}: {len(missing)} of {len(names)} reference cases have no prediction: {listed}. "
             "Predict them (an empty label map is a valid prediction), or name the cases to score in subjects=<csv>."
+            + (f" Predictions of no reference there: {_listed(others)}." if others else "")
         )
 
 
@@ -173,15 +190,17 @@ def _notes(
         notes.append(f"n = {n}, interval approximate")
     if scores.detector and folder.score_threshold is None:
         notes.append(f"no score threshold from validation: the exclusive map takes {DEFAULT_SCORE_THRESHOLD}")
-    found = scores.detections[scores.detections["set"] == "exclusive"]
-    if not scores.detector and (found["score"] == 1).all():
+    if scores.unranked:
         notes.append("label maps without probabilities: all scores are 1, so that AP holds no ranking")
     if scores.named and len(scores.subjects) < LEAST_SUBJECTS_PER_LEVEL:
         notes.append("fewer than 3 subjects: named mAP over all levels")
     if extra := sorted(set(folder.files) - {reference.case for reference in references}):
-        shown = ", ".join(extra[:5]) + (", …" if len(extra) > 5 else "")
-        notes.append(f"{len(extra)} predictions have no reference here and were not scored: {shown}")
+        notes.append(f"{len(extra)} predictions have no reference here and were not scored: {_listed(extra)}")
     return notes
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(names[:5]) + (", …" if len(names) > 5 else "")
 
 
 def _progress(references: Sequence[Reference]) -> Iterable[Reference]:

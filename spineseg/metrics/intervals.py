@@ -96,11 +96,18 @@ def interval(statistic: Statistic, n: int, *, mean_of: Floats | None = None, res
     if n >= BOOTSTRAP_SUBJECTS:
         return bca_interval(statistic, n, resamples=resamples)
     if mean_of is not None:
-        error = float(mean_of.std(ddof=1) / np.sqrt(n))
-        return _around(float(mean_of.mean()), error, n, "t")
+        return t_interval(mean_of)
     value, left_out = _jackknife(statistic, n)
     error = float(np.sqrt((n - 1) / n * ((left_out - left_out.mean()) ** 2).sum()))
     return _around(value, error, n, "jackknife t")
+
+
+def t_interval(values: Floats) -> Interval:
+    """Student's interval of the mean of the subjects' values (n,); none below 5."""
+    n = len(values)
+    if n < LEAST_SUBJECTS:
+        return NO_INTERVAL
+    return _around(float(values.mean()), float(values.std(ddof=1) / np.sqrt(n)), n, "t")
 
 
 def bca_interval(statistic: Statistic, n: int, *, resamples: int = RESAMPLES) -> Interval:

@@ -9,7 +9,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import ndimage
 
 from spineseg.geometry import Affine, Volume, index_to_mm
-from spineseg.metrics.overlap import content_parts
+from spineseg.metrics.overlap import content_box, content_parts
 
 C1: Final = 1
 _ROUNDING: Final = 1e-9
@@ -103,8 +103,11 @@ class Bodies:
     @classmethod
     def of(cls, volume: Volume) -> "Bodies":
         """Find the boxes of all labels of a map."""
-        found = enumerate(ndimage.find_objects(volume.array), start=1)
-        return cls(volume, {label: (box[0], box[1], box[2]) for label, box in found if box is not None})
+        # Where there is background alone nothing need be looked for.
+        content = content_box(volume.array)
+        inside = volume.array[content]
+        found = enumerate(ndimage.find_objects(inside) if inside.size else [], start=1)
+        return cls(volume, {label: _moved(box, content) for label, box in found if box is not None})
 
     def centre_mm(self, label: int, *, level: int | None) -> NDArray[np.float64]:
         """Body centre (3,) in mm of a label, by the rule of a level: C1's centre of mass, else the body's."""
@@ -115,6 +118,12 @@ class Bodies:
             affine[:3, 3] = index_to_mm(affine, [part.start for part in box])
             self._centres[key] = body_centre_mm(self.volume.array[box] == label, affine, level=level)
         return self._centres[key]
+
+
+def _moved(box: tuple[slice, ...], content: tuple[slice, ...]) -> Box:
+    """A box inside another one, in the frame of the whole."""
+    x, y, z = (slice(o.start + i.start, o.start + i.stop) for i, o in zip(box, content, strict=True))
+    return x, y, z
 
 
 def common_box(boxes: Mapping[int, Box], label: int, other: Mapping[int, Box], other_label: int) -> Box:

@@ -5,12 +5,17 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from spineseg.errors import DataError
 from spineseg.geometry import Volume
 from spineseg.metrics.edges import EdgePolicy
-from spineseg.vertebrae import convention, relabel
-from spineseg.volumes import is_volume, read_volume, stem
+from spineseg.predictions.layouts import find_label_maps, points_beside, read_label_map
+from spineseg.vertebrae import convention
+
+if TYPE_CHECKING:
+    from spineseg.data.cases import Case
+    from spineseg.data.sources import Source
 
 
 @dataclass(frozen=True)
@@ -24,6 +29,7 @@ class Reference:
         cut_levels: levels that the field of view cuts; None = those that touch a face of the label map.
         source: name of the data set.
         named: whether label values are levels, or only tell vertebrae apart.
+        points: the set's own centroids in VerSe's file format; None where it has none.
     """
 
     case: str
@@ -32,16 +38,17 @@ class Reference:
     cut_levels: tuple[int, ...] | None = None
     source: str = ""
     named: bool = True
+    points: Path | None = None
 
 
 def find_references(where: Path, *, convention_name: str = "verse", subjects: Path | None = None) -> list[Reference]:
-    """References of a folder of label maps named by case, or of the ``cases.csv`` that ``prepare`` wrote.
+    """References of a folder of label maps (``predictions.layouts``), or of the ``cases.csv`` that ``prepare`` wrote.
 
     Args:
         where: the folder, or ``cases.csv`` (or the prepared folder that holds it).
         convention_name: of a plain folder's label values; a prepared folder knows its own.
-        subjects: a CSV with the columns case and subject; only its cases are scored. None = all; in a plain folder
-            each case is then a subject of its own.
+        subjects: a CSV with the columns case and subject; only its cases are scored. None = all; where the layout
+            names no subjects each case is then one of its own.
 
     Raises:
         DataError: nothing there, or a case of the CSV that is not.
@@ -57,17 +64,33 @@ def find_references(where: Path, *, convention_name: str = "verse", subjects: Pa
     return [replace(reference, subject=people[reference.case]) for reference in found if reference.case in people]
 
 
+def case_reference(source: "Source", case: "Case") -> Reference:
+    """Reference of a case of a source, with the set's own centroids where they lie beside its mask."""
+    points = None if case.label is None else points_beside(source.root / case.label)
+    load = partial(source.read_labels, case)
+    return Reference(
+        case.id, case.subject, load, case.cut_levels, case.source, named=source.labels == "levels", points=points
+    )
+
+
 def _folder_references(folder: Path, convention_name: str) -> list[Reference]:
-    files = sorted(p for p in folder.iterdir() if is_volume(p)) if folder.is_dir() else []
+    convention(convention_name)  # a wrong name is told before the first file is opened
+    files = find_label_maps(folder) if folder.is_dir() else {}
     if not files:
-        raise DataError(f"{folder}: expected a folder of label maps (<case>.nii.gz), or the cases.csv of `prepare`")
-    rule = convention(convention_name)
-
-    def load(path: Path) -> Volume:
-        volume = read_volume(path)
-        return volume.with_array(relabel(volume.array, rule.table, what=str(path), drop=rule.other))
-
-    return [Reference(stem(path), stem(path), partial(load, path), source=folder.name) for path in files]
+        raise DataError(
+            f"{folder}: expected a folder of label maps (<case>.nii.gz, <case>/vertebrae_L1.nii.gz … or VerSe's "
+            "derivatives), or the cases.csv of `prepare`"
+        )
+    return [
+        Reference(
+            file.case,
+            file.subject,
+            partial(read_label_map, file.path, convention_name),
+            source=folder.name,
+            points=file.points,
+        )
+        for file in files.values()
+    ]
 
 
 def _prepared_references(folder: Path) -> list[Reference]:
@@ -75,18 +98,7 @@ def _prepared_references(folder: Path) -> list[Reference]:
 
     prepared = read_prepared(folder)
     source = prepared.open_source()
-    return [
-        Reference(
-            case.id,
-            case.subject,
-            partial(source.read_labels, case),
-            case.cut_levels,
-            case.source,
-            named=source.labels == "levels",
-        )
-        for case in prepared.cases
-        if case.label is not None
-    ]
+    return [case_reference(source, case) for case in prepared.cases if case.label is not None]
 
 
 def default_edge(where: Path) -> EdgePolicy:

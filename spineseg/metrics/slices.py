@@ -9,6 +9,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from spineseg.geometry import Volume, index_to_mm
+from spineseg.metrics.components import split_parts
 from spineseg.metrics.detections_table import CELLS, REFERENCE, STATE_COLUMNS, state_columns
 from spineseg.metrics.edges import EdgeDecision, outside, plane_inside, within
 from spineseg.metrics.matching import IGNORED, IOU_THRESHOLDS, MAX_DETECTIONS, match_batch, states_of
@@ -52,6 +53,7 @@ def score_slices(
     kind: LabelKind,
     named: bool,
     score_threshold: float,
+    by_part: bool = False,
 ) -> pd.DataFrame:
     """Match the detections of the scored slices of one case.
 
@@ -64,6 +66,7 @@ def score_slices(
         kind: whether the model names levels.
         named: whether levels are scored as classes; else the named columns are all "ignored".
         score_threshold: of the exclusive map.
+        by_part: match 8-connected parts instead of instances (the ``component`` mode; exclusive map only).
 
     Returns:
         A row for each detection of each set and for each reference instance: ``detections_table.COLUMNS`` without
@@ -77,20 +80,30 @@ def score_slices(
     # Instances of a label map bear its values; others belong to the label under most of their pixels.
     numbered = slices is None or (slice_kind == "label_map" and kind == "levels")
     pixel_mm2 = reference.spacing_mm[1] * reference.spacing_mm[2]
+    whole = truth
+    if by_part:
+        truth = [split_parts(g).instances for g in truth]
     tables = [_reference_rows(truth, edge, pixel_mm2)]
-    for which in ("native", "exclusive"):
+    for which in ("exclusive",) if by_part else ("native", "exclusive"):
         parts = []
-        for g in truth:
+        for g in whole:
             s = found.get(g.index)
             s = g.take([]) if s is None else s.take(np.argsort(-s.scores, kind="stable")[:MAX_DETECTIONS])
             if which == "exclusive" and slice_kind == "detections":
                 s = exclusive(s, score_threshold, named=kind == "levels")
-            parts.append(_judge(s, g, prediction, edge, numbered=numbered))
+            judged = _judge(s, g, prediction, edge, numbered=numbered)
+            parts.append(_in_parts(judged) if by_part else judged)
         suppress = which == "native" and slice_kind == "detections"
         table = _match(parts, truth, edge, pixel_mm2, named=named, suppress=suppress)
         table.insert(0, "set", which)
         tables.append(table)
     return pd.concat(tables, ignore_index=True)
+
+
+def _in_parts(whole: _Detections) -> _Detections:
+    """Parts share what the field of view says of their instance."""
+    parts = split_parts(whole.instances)
+    return _Detections(parts.instances, whole.gone[parts.owner], whole.loose[parts.owner])
 
 
 def _inside(reference: Volume, edge: EdgeDecision) -> Volume:

@@ -1,35 +1,25 @@
 """From the rows and detections of all cases to the numbers of a results table, with their intervals."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import pandas as pd
 
 from spineseg.metrics.case_rows import ERROR_TERMS, TOLERANCES_MM
 from spineseg.metrics.detection import Counts
-from spineseg.metrics.detections_table import DetectionSet
-from spineseg.metrics.intervals import (
-    MEDIAN_SUBJECTS,
-    NO_INTERVAL,
-    RESAMPLES,
-    Floats,
-    Statistic,
-    interval,
-    mean_statistic,
-    median_statistic,
-    ratio_statistic,
-    wilson_interval,
-)
-from spineseg.metrics.means import per_subject_and_level, share_found, subject_sums, subject_values
+from spineseg.metrics.detections_table import DetectionSet, Shape
+from spineseg.metrics.entries import NOT_APPLICABLE as NOT_APPLICABLE
+from spineseg.metrics.entries import Results as Results
+from spineseg.metrics.entries import entry_of, mean_entry, median_entry, statistic_entry
+from spineseg.metrics.intervals import NO_INTERVAL, RESAMPLES, Floats, Statistic, ratio_statistic, wilson_interval
+from spineseg.metrics.means import subject_sums, subject_values
 from spineseg.metrics.pooling import ApPool, constant_ap50, counts_by_subject
 
-# A metric → {"value", "low", "high", "subjects"}, or {"value": None, "status": "n/a"}. Medians also have "quartiles"
-# and "found", all_right has "levels", the mean number of visible ones.
-Results = dict[str, dict[str, Any]]
-NOT_APPLICABLE: Final[Mapping[str, Any]] = {"value": None, "status": "n/a"}
 COUNTED: Final = ("ok", "missed")
+# Beside AP without a ranking: the cell says so (PROTOCOL 5.6).
+UNRANKED: Final = "all 1"
 # Centre distances and surface distances: medians over found levels, a finite penalty for a missed one does not exist.
 MEDIANS: Final = ("hd95", "assd", "centroid_error_mm", "d_free_mm")
 
@@ -73,6 +63,12 @@ class SplitScores:
     named: bool
     detector: bool
 
+    @property
+    def unranked(self) -> bool:
+        """Whether the model gave no probabilities, so that all scores of the exclusive map are 1."""
+        found = self.detections[self.detections["set"] == "exclusive"]
+        return not self.detector and bool((found["score"] == 1).all())
+
 
 def summarise(scores: SplitScores, *, resamples: int = RESAMPLES) -> Results:
     """Numbers of ``results.json`` by their contract names.
@@ -108,14 +104,28 @@ def _ap_results(scores: SplitScores, resamples: int) -> Results:
                 scores.detections, scores.subjects, which=which, shape="mask" if shape == "mask" else "box", named=named
             )
             for name, threshold in zip(names, (0, None), strict=True):
-                results[name] = _entry(pool.statistic(threshold=threshold), n, n, resamples)
+                results[name] = statistic_entry(pool.statistic(threshold=threshold), n, resamples)
+                if which == "exclusive" and scores.unranked and results[name]["value"] is not None:
+                    results[name]["scores"] = UNRANKED
             if (which, named, shape) == ("exclusive", False, "mask"):
-                value = constant_ap50(pool)
-                results["ap50_constant"] = (
-                    {"value": value, "low": None, "high": None, "subjects": n}
-                    if np.isfinite(value)
-                    else dict(NOT_APPLICABLE)
-                )
+                results["ap50_constant"] = entry_of(constant_ap50(pool), NO_INTERVAL, n)
+    return results
+
+
+def component_results(detections: pd.DataFrame, subjects: Sequence[str], resamples: int = RESAMPLES) -> Results:
+    """Agnostic AP of the exclusive map by 8-connected parts (PROTOCOL 5.2).
+
+    Args:
+        detections: of ``slices.score_slices`` by part, with the column subject.
+        subjects: everybody in the split.
+        resamples: of the intervals from 20 subjects on.
+    """
+    results: Results = {}
+    shapes: tuple[Shape, ...] = ("mask", "box")
+    for shape in shapes:
+        pool = ApPool.build(detections, subjects, which="exclusive", shape=shape, named=False)
+        for name, threshold in ((f"{shape}_map50", 0), (f"{shape}_map50_95", None)):
+            results[name] = statistic_entry(pool.statistic(threshold=threshold), len(subjects), resamples)
     return results
 
 
@@ -129,7 +139,7 @@ def _count_results(scores: SplitScores, resamples: int) -> Results:
 
         return of
 
-    return {metric: _entry(statistic(metric), n, n, resamples) for metric in ("precision", "recall", "f1", "pq")}
+    return {metric: statistic_entry(statistic(metric), n, resamples) for metric in ("precision", "recall", "f1", "pq")}
 
 
 def _mean_results(scores: SplitScores, resamples: int) -> Results:
@@ -138,9 +148,8 @@ def _mean_results(scores: SplitScores, resamples: int) -> Results:
         if mean.named and not scores.named:
             results[mean.name] = dict(NOT_APPLICABLE)
             continue
-        found = subject_values(metric_rows(scores.rows, mean.metric, mean.parameter, statuses=mean.statuses))
-        values = np.array([found[subject] for subject in sorted(found)], np.float64)
-        results[mean.name] = _entry(mean_statistic(values), len(values), len(values), resamples, mean_of=values)
+        rows = metric_rows(scores.rows, mean.metric, mean.parameter, statuses=mean.statuses)
+        results[mean.name] = mean_entry(rows, resamples)
     return results
 
 
@@ -157,47 +166,32 @@ def _identification_results(scores: SplitScores, resamples: int) -> Results:
         "id_precision": ratio_statistic(right, predicted),
         "id_f1": ratio_statistic(2 * right, visible + predicted),
     }
-    results = {name: _entry(statistic, n, n, resamples) for name, statistic in ratios.items()}
+    results = {name: statistic_entry(statistic, n, resamples) for name, statistic in ratios.items()}
+    if (scores.rows["metric"] == "point_levels").any():
+        results["id_points"] = _point_rate(scores, resamples)
     of_subjects = list(subject_values(metric_rows(scores.rows, "all_right")).values())
-    share = float(np.mean(of_subjects)) if of_subjects else float("nan")
-    entry = dict(NOT_APPLICABLE)
-    if of_subjects:
-        ends = wilson_interval(share, len(of_subjects))
-        entry = {"value": share, "low": ends.low, "high": ends.high, "subjects": len(of_subjects)}
-        entry["levels"] = float(np.mean(list(subject_values(metric_rows(scores.rows, "visible_levels")).values())))
+    if not of_subjects:
+        return {**results, "all_right": dict(NOT_APPLICABLE)}
+    share = float(np.mean(of_subjects))
+    entry = entry_of(share, wilson_interval(share, len(of_subjects)), len(of_subjects))
+    entry["levels"] = float(np.mean(list(subject_values(metric_rows(scores.rows, "visible_levels")).values())))
     return {**results, "all_right": entry}
 
 
+def _point_rate(scores: SplitScores, resamples: int) -> dict[str, object]:
+    """Identification against the set's own points, over the cases that have some."""
+    table = subject_sums(scores.rows, ("identified_point_levels", "point_levels"), scores.subjects)
+    right, levels = table[table[:, 1] > 0].T
+    return {**statistic_entry(ratio_statistic(right, levels), len(right), resamples), "point_levels": int(levels.sum())}
+
+
 def _median_results(scores: SplitScores, resamples: int) -> Results:
-    results: Results = {}
-    for name in MEDIANS:
-        if not scores.named and name != "d_free_mm":
-            results[name] = dict(NOT_APPLICABLE)
-            continue
-        rows = metric_rows(scores.rows, name)
-        found = share_found(rows)
-        values = per_subject_and_level(rows)
-        if values.empty:
-            results[name] = {**NOT_APPLICABLE, **({"found": found} if np.isfinite(found) else {})}
-            continue
-        numbers, who = values["value"].to_numpy(np.float64), values["subject"].astype("category")
-        n = len(who.cat.categories)
-        ends = NO_INTERVAL
-        if n >= MEDIAN_SUBJECTS:
-            ends = interval(median_statistic(numbers, who.cat.codes.to_numpy(np.int64)), n, resamples=resamples)
-        low, middle, high = np.percentile(numbers, (25, 50, 75)).tolist()
-        entry = {"value": middle, "low": ends.low, "high": ends.high, "subjects": n}
-        results[name] = entry | {"quartiles": [low, high], "found": found}
-    return results
-
-
-def _entry(
-    statistic: Statistic, n: int, subjects: int, resamples: int, *, mean_of: Floats | None = None
-) -> dict[str, Any]:
-    if n == 0 or not np.isfinite(value := float(statistic(np.ones((1, n)))[0])):
-        return dict(NOT_APPLICABLE)
-    found = interval(statistic, n, mean_of=mean_of, resamples=resamples)
-    return {"value": value, "low": found.low, "high": found.high, "subjects": subjects}
+    return {
+        name: median_entry(metric_rows(scores.rows, name), resamples)
+        if scores.named or name == "d_free_mm"
+        else dict(NOT_APPLICABLE)
+        for name in MEDIANS
+    }
 
 
 def metric_rows(

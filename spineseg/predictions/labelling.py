@@ -16,7 +16,7 @@ from spineseg.errors import ConfigError, DataError
 from spineseg.geometry import Affine
 from spineseg.predictions.centres import label_centres_mm
 from spineseg.predictions.columns import Column, Floats, columns, expected_mm
-from spineseg.vertebrae import LEVELS
+from spineseg.vertebrae import L6, LEVELS, SACRUM, T13
 
 # Sizes of people relative to the mean, and their spread: women's lengths are 0.9 of men's, 7 % within each.
 SCALES = np.linspace(0.8, 1.2, 9)
@@ -33,6 +33,8 @@ class LabellingSettings:
     Args:
         confused: what a level gets of the probability of the level beside it, if its own is less: networks miss by
             one far more often than by two.
+        distinct: the same of a name that is seldom given in error: the sacrum, whose shape is its own, and T13 or L6
+            where the person has none.
         elsewhere: least probability of any level.
         missed: share of vertebrae in view that are not found.
         pieces: share of vertebrae that are found as two objects.
@@ -44,6 +46,7 @@ class LabellingSettings:
     """
 
     confused: float = 0.1
+    distinct: float = 0.01
     elsewhere: float = 1e-3
     missed: float = 0.1
     pieces: float = 0.01
@@ -55,7 +58,7 @@ class LabellingSettings:
 
     def __post_init__(self) -> None:
         """Check that shares are shares."""
-        for name in ("confused", "elsewhere", "missed", "pieces", "outlier"):
+        for name in ("confused", "distinct", "elsewhere", "missed", "pieces", "outlier"):
             if not 0 < getattr(self, name) < 1:
                 raise ConfigError(f"labelling: {name}={getattr(self, name)}; expected a share between 0 and 1")
         if self.pitch_sd <= 0 or self.centre_sd_mm < 0:
@@ -159,8 +162,10 @@ def _log_names(belief: Floats, column: Column, classes: tuple[int, ...], setting
     The largest of the three and not their sum, so that a most probable name stays so.
     """
     own = belief[:, [classes.index(level) for level in column.levels]]
-    beside = np.where(column.neighbours[None], belief[:, None, :], 0.0).max(axis=2)
-    return np.asarray(np.log(np.maximum(np.maximum(own, settings.confused * beside), settings.elsewhere)), np.float64)
+    distinct = [level == SACRUM or (level in (T13, L6) and level not in column.levels) for level in classes]
+    discount = column.neighbours * np.where(distinct, settings.distinct, settings.confused)
+    beside = (discount[None] * belief[:, None, :]).max(axis=2)
+    return np.asarray(np.log(np.maximum(np.maximum(own, beside), settings.elsewhere)), np.float64)
 
 
 def _log_steps(distance_mm: float, column: Column, settings: LabellingSettings) -> Floats:

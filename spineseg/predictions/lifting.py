@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 from spineseg.errors import DataError
 from spineseg.predictions.filling import Box, fill
 from spineseg.predictions.instances import SliceInstances
-from spineseg.predictions.linking import link, paint
+from spineseg.predictions.linking import link
+from spineseg.predictions.overlaps import paint
 
 # Tried on real masks that were eroded, thinned out, merged and split; the table is experiments/lifting's.
 OVERLAP = 0.5

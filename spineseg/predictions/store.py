@@ -12,9 +12,10 @@ from spineseg.data.files import read_json, write_json, write_text
 from spineseg.errors import DataError
 from spineseg.geometry import Volume, canonical_grid
 from spineseg.predictions.instances import SliceInstances
+from spineseg.predictions.layouts import find_label_maps, read_label_map
 from spineseg.predictions.masks import Rle
-from spineseg.vertebrae import convention, relabel
-from spineseg.volumes import is_volume, read_volume, stem, write_volume
+from spineseg.vertebrae import convention, level_name
+from spineseg.volumes import is_volume, read_volume, write_volume
 
 FOLDER_FORMAT: Final = "predictions 1"
 SLICES_FORMAT: Final = "slices 1"
@@ -48,11 +49,11 @@ class CasePrediction:
 
 @dataclass(frozen=True)
 class PredictionFolder:
-    """A predictions folder, opened; any folder of NIfTI files is one.
+    """A predictions folder, opened; any folder of label maps is one (``layouts``).
 
     Attributes:
         root: the folder.
-        files: label map of each case.
+        files: label map of each case, or its folder of one file a structure.
         kinds: what the label values of each case are; None in other tools' folders, where they are levels.
         failures: reason of each case that could not be predicted.
         slice_kind: where slice instances come from.
@@ -91,20 +92,20 @@ class PredictionFolder:
             )
         path: Path = self.files[case]
         kind: LabelKind = "levels" if self.kinds is None else self.kinds[case]
-        volume = read_volume(path)
         if kind == "levels":
-            rule = convention(self.convention or convention_name)
-            labels = volume.with_array(relabel(volume.array, rule.table, what=str(path), drop=rule.other))
+            labels = read_label_map(path, self.convention or convention_name)
         else:
+            volume = read_volume(path)
             labels = volume.with_array(_numbers(volume, path))
         beside = self.root / f"{case}.json"
-        if not beside.is_file():
+        # What lies beside another tool's label map under such a name is that tool's own.
+        if not beside.is_file() or (self.kinds is None and not _is_ours(beside)):
             return CasePrediction(case, labels, kind)
         return CasePrediction(case, labels, kind, _read_slices(beside, labels), self.slice_kind)
 
 
 def open_predictions(folder: Path) -> PredictionFolder:
-    """Open a predictions folder of ours, or any folder of label maps named by case.
+    """Open a predictions folder of ours, or any folder of label maps in one of the ``layouts``.
 
     Raises:
         DataError: no such folder, no label map in it, or a prediction that was interrupted.
@@ -112,14 +113,14 @@ def open_predictions(folder: Path) -> PredictionFolder:
     """
     if not folder.is_dir():
         raise DataError(f"{folder}: no such folder; expected one label map a case (<case>.nii.gz)")
-    files: dict[str, Path] = {}
-    for path in sorted(p for p in folder.iterdir() if p.is_file() and is_volume(p) and not p.name.startswith(".")):
-        if stem(path) in files:
-            raise DataError(f"{path}: case '{stem(path)}' has two label maps, also {files[stem(path)].name}; keep one")
-        files[stem(path)] = path
-    if not (folder / FOLDER_FILE).is_file():
+    ours = (folder / FOLDER_FILE).is_file()
+    files = {case: found.path for case, found in find_label_maps(folder, flat=ours).items()}
+    if not ours:
         if not files:
-            raise DataError(f"{folder}: holds no label map; expected one a case (<case>.nii.gz)")
+            raise DataError(
+                f"{folder}: holds no label map; expected <case>.nii.gz, <case>/vertebrae_L1.nii.gz … "
+                "(TotalSegmentator) or …/<case>_seg-vert_msk.nii.gz (VerSe)"
+            )
         return PredictionFolder(folder, files)
     content = read_json(folder / FOLDER_FILE, FOLDER_FORMAT, _COMMAND)
     if not content["complete"]:
@@ -223,11 +224,22 @@ class PredictionWriter:
         write_volume(
             self.folder / f"{case}.nii.gz",
             Volume(array, labels.affine),
-            extension={"format": FOLDER_FORMAT, "labels": kind, "convention": self._head["convention"]},
+            extension={
+                "format": FOLDER_FORMAT,
+                "labels": kind,
+                "convention": self._head["convention"],
+                "names": self._value_names(array) if kind == "levels" else {},
+            },
         )
         self._failures.pop(case, None)
         self._cases[case] = {"labels": kind, "seconds": round(seconds, 3), "peak_mb": round(peak_mb, 1)}
         self._write_folder_file(complete=False)
+
+    def _value_names(self, array: np.ndarray[Any, np.dtype[Any]]) -> dict[str, str]:
+        """Level name of each value that occurs, for readers who do not know the convention."""
+        table = convention(self._head["convention"]).table
+        present = np.flatnonzero(np.bincount(array.ravel()))
+        return {str(value): level_name(table[int(value)]) for value in present if int(value) in table}
 
     def fail(self, case: str, reason: str) -> None:
         """Record that a case could not be predicted."""
@@ -313,6 +325,14 @@ def _read_slices(path: Path, labels: Volume) -> dict[int, SliceInstances]:
             classes=tuple(row.get("classes", ())),
         )
     return found
+
+
+def _is_ours(path: Path) -> bool:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(content, dict) and str(content.get("format", "")).startswith(SLICES_FORMAT.split()[0] + " ")
 
 
 def _numbers(volume: Volume, path: Path) -> np.ndarray[Any, np.dtype[np.uint16]]:

@@ -11,6 +11,8 @@ from spineseg.vertebrae import LEVELS, ORDER, level_name
 
 WINDOW_HU = (-200.0, 1000.0)
 HEIGHT_PX = 600
+WIDTH_PX = 900  # of one plane: a stack of few slices is wide and low
+FLAT = 0.15
 HEADER_PX = 22
 OPACITY = 0.4
 
@@ -20,7 +22,8 @@ Plane = NDArray[np.uint8]
 def overlay(image: Volume, labels: Volume, *, named: bool, title: str) -> Image.Image:
     """Draw the sagittal and the coronal plane with most labelled voxels, plain and with the labels over them.
 
-    Head up; front of the body on the left of the sagittal plane, the patient's right on the left of the coronal one.
+    Head up; front of the body on the left of the sagittal plane, the patient's right on the left of the coronal one. A
+    few slices alone, lower than a ``FLAT`` of their width, are shown by the axial plane with most labelled voxels.
 
     Args:
         image: HU, native grid.
@@ -29,26 +32,32 @@ def overlay(image: Volume, labels: Volume, *, named: bool, title: str) -> Image.
         title: a line above.
     """
     upright, marked = canonical(image), canonical(labels)
-    counts = [(marked.array > 0).sum(axis=axes) for axes in ((1, 2), (0, 2))]
-    x, y = (int(count.argmax()) if count.any() else len(count) // 2 for count in counts)
+    counts = [(marked.array > 0).sum(axis=axes) for axes in ((1, 2), (0, 2), (0, 1))]
+    x, y, z = (int(count.argmax()) if count.any() else len(count) // 2 for count in counts)
     spacing = upright.spacing_mm
     planes = [
         # Sagittal: columns from anterior to posterior; coronal: columns from right to left.
         (upright.array[x][::-1], marked.array[x][::-1], spacing[1] / spacing[2]),
         (upright.array[:, y][::-1], marked.array[:, y][::-1], spacing[0] / spacing[2]),
     ]
+    extent = np.array(upright.shape) * spacing
+    if extent[2] < FLAT * extent[:2].max():
+        # Axial: columns from right to left, the front up.
+        planes = [(upright.array[:, :, z][::-1], marked.array[:, :, z][::-1], spacing[0] / spacing[1])]
+    font = ImageFont.load_default(14)
     tiles = []
     for hu, values, aspect in planes:
         low, high = WINDOW_HU
         gray = np.clip((hu.astype(np.float32) - low) / (high - low) * 255, 0, 255).astype(np.uint8)
         plain = np.repeat(gray.T[::-1, :, None], 3, axis=2)
         tiles += [_scaled(plain, aspect), _labelled(plain, values.T[::-1], aspect, named=named)]
-    picture = Image.new("RGB", (sum(tile.width for tile in tiles), HEADER_PX + HEIGHT_PX))
+    width = max(sum(tile.width for tile in tiles), round(ImageDraw.Draw(tiles[0]).textlength(title, font)) + 8)
+    picture = Image.new("RGB", (width, HEADER_PX + max(tile.height for tile in tiles)))
     left = 0
     for tile in tiles:
         picture.paste(tile, (left, HEADER_PX))
         left += tile.width
-    ImageDraw.Draw(picture).text((4, 3), title, fill=(255, 255, 255), font=ImageFont.load_default(14))
+    ImageDraw.Draw(picture).text((4, 3), title, fill=(255, 255, 255), font=font)
     return picture
 
 
@@ -80,6 +89,8 @@ def _labelled(plain: Plane, values: NDArray[np.integer], aspect: float, *, named
 
 
 def _scaled(array: Plane, aspect: float) -> Image.Image:
-    """Scale a plane (rows = Z, columns) to ``HEIGHT_PX``; ``aspect`` = mm a column ÷ mm a row."""
-    width = max(1, round(HEIGHT_PX * array.shape[1] / array.shape[0] * aspect))
-    return Image.fromarray(np.ascontiguousarray(array)).resize((width, HEIGHT_PX))
+    """Scale a plane (rows = Z, columns) to fit ``HEIGHT_PX`` and ``WIDTH_PX``; ``aspect`` = mm a column ÷ mm a row."""
+    ratio = array.shape[1] / array.shape[0] * aspect
+    height = min(HEIGHT_PX, WIDTH_PX / ratio)
+    size = max(1, round(height * ratio)), max(1, round(height))
+    return Image.fromarray(np.ascontiguousarray(array)).resize(size)

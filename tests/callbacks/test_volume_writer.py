@@ -1,6 +1,7 @@
 """A 3D task's label maps become a predictions folder: native grid, levels, slices, confidence; failures are named."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import lightning
@@ -11,13 +12,14 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from spineseg.callbacks.prediction_writer import ScanWriter
-from spineseg.callbacks.volume_writer import VolumeWriter
+from spineseg.callbacks.volume_writer import VolumeWriter, object_distributions
 from spineseg.data.normalization import Normalization
 from spineseg.data.scans import Scan, ScanBatch, ScanVolumes, VolumeScan
 from spineseg.errors import ConfigError, DataError
 from spineseg.geometry import Volume, canonical
 from spineseg.metrics.localisation import body_centre_mm
 from spineseg.predictions.instances import SliceInstances, from_masks
+from spineseg.predictions.labelling import LabellingSettings
 from spineseg.predictions.store import PredictionWriter, open_predictions
 from spineseg.predictions.streaming import SlidingWindow, StreamedLabels
 from spineseg.volumes import read_volume
@@ -64,7 +66,9 @@ def native() -> tuple[Volume, np.ndarray]:
     return Volume(values[ids].astype(np.int16), AFFINE), ids
 
 
-def predict(folder: Path, scans: list[Scan], module: lightning.LightningModule, **settings: bool | str) -> VolumeWriter:
+def predict(
+    folder: Path, scans: list[Scan], module: lightning.LightningModule, **settings: bool | str | LabellingSettings
+) -> VolumeWriter:
     writer = PredictionWriter(
         folder, provenance={}, slices="label_map", label_convention=str(settings.get("convention", "verse"))
     )
@@ -169,3 +173,89 @@ def test_slices_of_a_label_map_keep_what_scores_low(tmp_path: Path) -> None:
         found[kind] = open_predictions(tmp_path / kind).read("a").labels.array
     assert not found["detections"].any()
     np.testing.assert_array_equal(found["label_map"], np.repeat(mask * 20, 4, axis=0))
+
+
+def wrong_name() -> tuple[list[tuple[int, int]], Volume]:
+    """Bodies T13, L1, L3 of a network that calls the second L3 too: (true level, z of its middle), and the scan."""
+    hu = np.full((24, 40, 120), HU[0])
+    bodies = [(28, 100), (20, 66), (22, 28)]
+    for (_, z), value in zip(bodies, (HU[3], HU[1], HU[1]), strict=True):
+        hu[4:20, 8:32, z - 12 : z + 12] = value
+    return bodies, Volume(hu.astype(np.int16), np.eye(4))
+
+
+def test_labelling_renames_the_volume_and_not_the_slices(tmp_path: Path) -> None:
+    """L1 is called L3, as the next but one below it: two objects of one name, of which the order mends one."""
+    bodies, scan = wrong_name()
+    found = {}
+    for name, prices in (("on", LabellingSettings(confused=0.3, elsewhere=0.05)), ("off", None)):
+        settings = {} if prices is None else {"labelling": prices}
+        predict(tmp_path / name, [Scan("a", lambda: scan)], ByBrightness(SlidingWindow()), **settings)
+        read = open_predictions(tmp_path / name).read("a")
+        found[name] = [int(read.labels.array[12, 20, z]) for _, z in bodies]
+        assert read.slices is not None
+        assert set(read.slices[12].levels.tolist()) == {28, 22}
+        facts = json.loads((tmp_path / name / "a.json").read_text())["levels"]
+        assert len(facts) == len(set(found[name]))
+        assert all(0 < fact["confidence"] <= 1 for fact in facts.values())
+    assert found["off"] == [28, 22, 22]
+    assert found["on"] == [28, 20, 22]
+
+
+def test_labelling_leaves_a_right_label_map_as_it_is(tmp_path: Path) -> None:
+    scan, ids = native()
+    predict(tmp_path, [Scan("a", lambda: scan)], ByBrightness(SlidingWindow()), labelling=LabellingSettings())
+    np.testing.assert_array_equal(open_predictions(tmp_path).read("a").labels.array, ids)
+
+
+def test_an_objects_distribution_is_that_of_its_voxels() -> None:
+    random = np.random.default_rng(0)
+    shares = random.dirichlet([0.3] * 3, (5, 8, 12)).transpose(3, 0, 1, 2)
+    labels = shares.argmax(axis=0).astype(np.uint8)
+    sums = np.stack([[shares[:, x, labels[x] == k].sum(axis=1) for k in range(3)] for x in range(5)])
+    counts = np.stack([np.bincount(plane.ravel(), minlength=3) for plane in labels])
+    streamed = StreamedLabels(labels, np.zeros_like(labels), counts, sums)
+    whole = object_distributions(streamed, labels, np.array([1, 2]))
+    for k in (1, 2):
+        assert whole[k - 1] == pytest.approx(shares[:, labels == k].mean(axis=1))
+    halves = labels.copy()
+    halves[:, :, 6:][labels[:, :, 6:] == 2] = 3
+    parted = object_distributions(streamed, halves, np.array([1, 2, 2]))
+    assert parted[0] == pytest.approx(whole[0]) and parted.sum(axis=1) == pytest.approx(1)
+
+
+def test_labelling_renames_the_objects_of_slices(tmp_path: Path) -> None:
+    """Detections of the slices: a vertebra that most slices name wrongly between two that are right."""
+    classes = (18, 19, 20)
+    masks = np.zeros((3, 40, 100), bool)
+    for n, z in enumerate((80, 50, 20)):
+        masks[n, 8:32, z - 12 : z + 12] = True
+    belief = np.array([[0.9, 0.1, 0], [0.7, 0.3, 0], [0, 0.1, 0.9]], np.float32)
+    slices = [
+        from_masks(x, masks, [0.9, 0.8, 0.7], levels=[18, 20, 20], probabilities=belief, classes=classes)
+        for x in range(24)
+    ]
+    # One level once a slice: the second would go as the weaker of two.
+    slices = [replace(item, levels=np.array([18, 19, 20])) for item in slices]
+    batch = ScanBatch(
+        case="a",
+        images=torch.zeros((24, 1, 40, 100)),
+        indices=list(range(24)),
+        size=(40, 100),
+        step=(1.0, 1.0),
+        native_shape=(24, 40, 100),
+        native_affine=np.eye(4).tolist(),
+        last=True,
+        error=None,
+    )
+    found = {}
+    for prices in (LabellingSettings(), None):
+        writer = PredictionWriter(tmp_path / str(prices is None), provenance={}, slices="detections")
+        callback = ScanWriter(writer, score_threshold=0.5, named=True, labelling=prices)
+        module = lightning.LightningModule()
+        callback.on_predict_batch_end(lightning.Trainer(logger=False, accelerator="cpu"), module, slices, batch, 0)
+        writer.close()
+        read = open_predictions(writer.folder).read("a")
+        found[prices is None] = [int(read.labels.array[12, 20, z]) for z in (80, 50, 20)]
+        assert read.slices is not None and read.slices[3].levels.tolist() == [18, 19, 20]
+    assert found == {True: [18, 18, 20], False: [18, 19, 20]}

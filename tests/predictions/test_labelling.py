@@ -72,13 +72,14 @@ def all_paths(
                 above, below = (levels[n - 1] if n else None), (levels[n + 1] if n + 1 < len(levels) else None)
                 beside = [
                     row[k]
+                    * (prices.distinct if c == SACRUM or (c in (T13, L6) and c not in levels) else prices.confused)
                     for k, c in enumerate(classes)
                     if c in (above, below)
                     or (c not in levels and (above is None or rank(above) < rank(c)) and rank(c) < rank(level))
                     or (c not in levels and (below is None or rank(c) < rank(below)) and rank(level) < rank(c))
                 ]
                 own = row[classes.index(level)]
-                names[i, n] = -math.log(max(own, prices.confused * max(beside, default=0), prices.elsewhere))
+                names[i, n] = -math.log(max(own, max(beside, default=0), prices.elsewhere))
         for scale, weight in scales:
             for path in itertools.combinations_with_replacement(range(len(levels)), len(belief)):
                 cost = -math.log(share) - math.log(weight) + sum(names[i, n] for i, n in enumerate(path))

@@ -71,13 +71,13 @@ def dice(first: NDArray[np.integer], second: NDArray[np.integer]) -> float:
 # gl003 (512 × 512 × 214) is left to experiments/lifting.
 @pytest.mark.parametrize("name", REAL_MASKS[:4])
 def test_three_of_ten_slices_may_be_lost(real_ct: Path, name: str) -> None:
-    """At slices of 3 mm up to 12 mm are interpolated, which costs more than the 0.02 that is the goal."""
+    """At slices of 3 mm up to 12 mm are interpolated, which costs a little more than the 0.02 that is the goal."""
     labels = canonical(read_volume(real_ct / name)).array.astype(np.uint8)
     random = np.random.default_rng(0)
     lost = {first + int(n) for first in range(0, len(labels), 10) for n in random.permutation(10)[:3]}
     lifted = lift([s for s in unnamed(slice_labels(labels)) if s.index not in lost], labels.shape)
     assert lifted.labels.max() == len(np.unique(labels)) - 1
-    assert dice(labels, lifted.labels) >= (0.965 if "3mm" in name else 0.98)
+    assert dice(labels, lifted.labels) >= (0.975 if "3mm" in name else 0.98)
 
 
 # In the abdomen the crumb of T11 falls apart into two that are not near each other.
@@ -158,6 +158,43 @@ def test_a_vertebra_found_in_two_parts_in_some_slices_is_one() -> None:
     lifted = lift(slices, (12, 12, 30))
     assert lifted.labels.max() == 2
     assert len(lifted.members[1]) == 13 and len(lifted.members[0]) == 10
+
+
+@pytest.mark.parametrize("name", REAL_MASKS[:4])
+def test_masks_that_come_in_parts_are_put_together(real_ct: Path, name: str) -> None:
+    """A fifth of the instances with several parts come as one a part; shape alone says what belongs together."""
+    labels = canonical(read_volume(real_ct / name)).array.astype(np.uint8)
+    random = np.random.default_rng(0)
+    slices = []
+    for index, plane in enumerate(labels):
+        masks = []
+        for value in np.unique(plane[plane > 0]):
+            parts, count = ndimage.label(plane == value, np.ones((3, 3)))
+            apart = count > 1 and random.random() < 0.2
+            masks += [parts == n for n in range(1, count + 1)] if apart else [plane == value]
+        if masks:
+            slices.append(from_masks(index, np.stack(masks), np.full(len(masks), 0.9)))
+    lifted = lift(slices, labels.shape)
+    assert lifted.labels.max() == len(np.unique(labels)) - 1
+    assert dice(labels, lifted.labels) >= 0.98
+
+
+def test_vertebrae_keep_their_own_past_slices_in_which_they_are_one() -> None:
+    """The first is found as one with the second in three slices, of which its own outline is nearly all."""
+    apart = [(1, 16), (17, 25)]
+    lifted = lift(column(*[apart] * 4, *[[(1, 25)]] * 3, *[apart] * 4), (11, 8, 30))
+    assert lifted.labels.max() == 2
+    for x in (0, 3, 7, 10):
+        assert lifted.labels[x, 0, 2] == 2 and lifted.labels[x, 0, 20] == 1
+    for x in (4, 5, 6):
+        assert (lifted.labels[x, 0, 17:25] == 1).all() and (lifted.labels[x, 0, 1:16] == 2).all()
+
+
+def test_halves_that_meet_are_one_and_neighbours_that_share_slices_are_two() -> None:
+    low, high = (1, 12), (10, 22)
+    assert lift(column([low], [low], [high], [high]), (4, 8, 30)).labels.max() == 1
+    beside = [(1, 12), (12, 22)]
+    assert lift(column(beside, beside, beside), (3, 8, 30)).labels.max() == 2
 
 
 def test_a_cut_vertebra_is_no_piece_of_its_neighbour() -> None:

@@ -52,3 +52,18 @@ def test_numbered_vertebrae_and_empty_maps_are_drawn(tmp_path: Path) -> None:
     empty = overlay(image, labels.with_array(np.zeros_like(labels.array)), named=True, title="")
     half = np.asarray(empty)[HEADER_PX:]
     assert half.any()
+
+
+def test_a_few_slices_are_seen_from_below() -> None:
+    """Right and front of the patient: left and up in the picture."""
+    hu = np.full((60, 60, 3), -1000, np.int16)
+    hu[50:, :30] = 1000  # right, back
+    labels = np.zeros(hu.shape, np.uint8)
+    labels[5:25, 35:55, 1] = 20
+    picture = np.asarray(overlay(Volume(hu, np.eye(4)), Volume(labels, np.eye(4)), named=True, title="a"))
+    plain = picture[HEADER_PX:, :HEIGHT_PX].astype(float)
+    assert picture.shape == (HEADER_PX + HEIGHT_PX, 2 * HEIGHT_PX, 3)
+    assert plain[HEIGHT_PX // 2 + 9 :, : HEIGHT_PX // 8].mean() > 200 > 20 > plain[: HEIGHT_PX // 3].mean()
+    tinted = np.abs(picture[HEADER_PX:, HEIGHT_PX:] - plain).sum(2) > 60
+    rows, columns = np.nonzero(tinted)
+    assert rows.mean() < HEIGHT_PX / 2 < columns.mean()

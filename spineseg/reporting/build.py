@@ -1,0 +1,176 @@
+"""Build a report from scored runs and write its folder."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Final
+
+from spineseg.data.files import write_text
+from spineseg.errors import DataError
+from spineseg.metrics.intervals import LEAST_SUBJECTS, RESAMPLES
+from spineseg.reporting.checklist import checklist
+from spineseg.reporting.comparability import check_comparable
+from spineseg.reporting.comparison_tables import pair_table, protocols_table, rank_table, run_table, variation_table
+from spineseg.reporting.comparisons import Pair, compare_pairs
+from spineseg.reporting.figures import draw_figures
+from spineseg.reporting.latex import latex_table
+from spineseg.reporting.level_tables import by_level, by_subject, dice_means, errors, identification, localisation
+from spineseg.reporting.markdown import markdown_report, markdown_table
+from spineseg.reporting.models import ScoredModel, score_models
+from spineseg.reporting.runs import Report, ScoredRun, Table, load_runs
+from spineseg.reporting.tables import detection_table, headline_table
+
+PAGE: Final = "report.md"
+HTML: Final = "report.html"
+CHECKLIST: Final = "checklist.md"
+_OURS: Final = {"tables": (".md", ".csv", ".tex"), "figures": (".pdf", ".png")}
+
+
+def build_report(
+    runs: Sequence[Path],
+    output: Path,
+    *,
+    study: Path | None = None,
+    split: str = "test",
+    title: str | None = None,
+    labels: Mapping[str, str] | None = None,
+    unscored: Sequence[Path] = (),
+    worst: int = 3,
+    resamples: int = RESAMPLES,
+    html: bool = True,
+) -> Report:
+    """Compare runs, draw them, and write the folder of the report.
+
+    Args:
+        runs: run folders and evaluation folders, scored.
+        output: folder; what an earlier report left there is replaced.
+        study: folder of a study whose tables and figures come first; None = none.
+        split: evaluation of run folders.
+        title: heading; None = the names of the models.
+        labels: recipe → name in tables.
+        unscored: runs without scores, to be named.
+        worst: how many of the worst cases are drawn.
+        resamples: of intervals from 20 subjects on.
+        html: whether to write the page.
+
+    Raises:
+        DataError: runs that cannot be compared; the message names the difference.
+    """
+    loaded = load_runs(runs, split=split)
+    models = score_models(loaded, labels=labels or {}, resamples=resamples)
+    simulated = any(run.simulated for run in loaded)
+    pairs: list[Pair] = []
+    tables: dict[str, Table] = {}
+    figures: dict[str, Path] = {}
+    _clear(output)
+    if study is not None:
+        from spineseg.reporting.study import study_figures, study_tables
+        from spineseg.reporting.study_results import read_study
+
+        asked = read_study(study)
+        simulated = simulated or asked.simulated
+        tables |= {table.name: table for table in study_tables(study)}
+        figures |= study_figures(study, output / "figures")
+        loaded += asked.runs.values()
+    if models:
+        check_comparable(models)
+        pairs = compare_pairs(models, simulated=simulated, resamples=resamples)
+        tables |= {table.name: table for table in comparison_of(models, pairs, simulated=simulated)}
+        figures |= draw_figures(models, pairs, output / "figures", simulated=simulated, worst=worst)
+    report = Report(
+        title=title or _title(models, study),
+        simulated=simulated,
+        runs=tuple(loaded),
+        tables=tables,
+        figures=figures,
+        notes=tuple(_notes(models, unscored, simulated=simulated)),
+    )
+    write_report(report, output, html=html)
+    return report
+
+
+def comparison_of(models: Sequence[ScoredModel], pairs: Sequence[Pair], *, simulated: bool) -> list[Table]:
+    """Every table of a comparison, the headline first."""
+    tables = [headline_table(models, pairs, marked=not simulated), detection_table(models)]
+    if any(model.named for model in models):
+        tables += [dice_means(models), identification(models), localisation(models)]
+        tables += [by_level(models, "dice", "Dice"), by_level(models, "identified", "Identification rate")]
+        tables += [by_subject(models, "dice", "Dice"), by_subject(models, "id_case", "Identification rate")]
+    tables += [by_subject(models, "dice_spine", "Dice of the whole spine"), errors(models)]
+    if pairs:
+        tables.append(pair_table(models, pairs))
+    if (ranks := rank_table(models, simulated=simulated)) is not None:
+        tables.append(ranks)
+    if (protocols := protocols_table(models)) is not None:
+        tables.append(protocols)
+    return [*tables, variation_table(models), run_table(models)]
+
+
+def write_report(report: Report, output: Path, *, html: bool = True) -> None:
+    """Write tables, the Markdown page, the checklist and the HTML page; figures are there already.
+
+    Args:
+        report: whose figures lie below ``output``.
+        output: folder.
+        html: whether to write ``report.html``.
+    """
+    for table in report.tables.values():
+        place = output / "tables" / table.name
+        write_text(place.with_suffix(".md"), markdown_table(table) + "\n")
+        write_text(place.with_suffix(".tex"), latex_table(table))
+        write_text(place.with_suffix(".csv"), csv_table(table, simulated=report.simulated))
+    write_text(output / CHECKLIST, checklist(report))
+    links = [f"[Reporting checklist]({CHECKLIST})", *([f"[Page with viewer]({HTML})"] if html else [])]
+    write_text(output / PAGE, markdown_report(report, output, more=links))
+    if html:
+        from spineseg.reporting.html import write_html
+
+        write_html(report, output / HTML)
+
+
+def csv_table(table: Table, *, simulated: bool) -> str:
+    """Numbers of a table at full precision; a column says which data they are of."""
+    frame = table.frame if table.values is None else table.values
+    text: str = frame.assign(data="SIMULATED" if simulated else "real").to_csv(index=False)
+    return text
+
+
+def _title(models: Sequence[ScoredModel], study: Path | None) -> str:
+    if not models:
+        return "Study" if study is None else f"Study {study.name}"
+    names = [model.name for model in models]
+    return names[0] if len(names) == 1 else f"{len(names)} models on the same cases: {', '.join(names)}"
+
+
+def _clear(output: Path) -> None:
+    """Remove an earlier report's files; refuse to mix with what is no report."""
+    if not (output / PAGE).is_file():
+        if output.is_dir() and any(output.iterdir()):
+            raise DataError(f"{output}: holds files, but no {PAGE} of an earlier report; give a new or empty folder")
+        return
+    for folder, suffixes in _OURS.items():
+        for path in (output / folder).glob("*"):
+            if path.suffix in suffixes:
+                path.unlink()
+
+
+def _notes(models: Sequence[ScoredModel], unscored: Sequence[Path], *, simulated: bool) -> list[str]:
+    notes = ["Simulated data: descriptive only."] if simulated else []
+    if models:
+        n = len(models[0].subjects)
+        if n < LEAST_SUBJECTS:
+            notes.append(f"n = {n} subjects: no interval below {LEAST_SUBJECTS}, and no test.")
+    if unscored:
+        # A failed run stays in the denominator, at least to the eye (PROTOCOL 8.9).
+        names = ", ".join("/".join(path.parts[-3:]) for path in unscored)
+        notes.append(f"{len(unscored)} runs have no scores (failed or not finished) and are in no number: {names}.")
+    said = [note for model in models for run in model.runs for note in _run_notes(model, run)]
+    return [*notes, *dict.fromkeys(said)]
+
+
+def _run_notes(model: ScoredModel, run: ScoredRun) -> list[str]:
+    notes = [f"{model.name}: {note}" for note in run.summary["notes"] if not note.startswith(("n = ", "simulated"))]
+    if run.provenance.get("overfit"):
+        notes.append(f"{model.name}: overfit check on {run.provenance['overfit']}, no result.")
+    if run.provenance.get("exclusions"):
+        notes.append(f"{model.name}: {run.provenance['exclusions']}")
+    return notes

@@ -1,0 +1,179 @@
+"""Tables of a report: accuracy, detection, means, identification, errors, levels, cost."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final
+
+import numpy as np
+
+from spineseg.metrics import PROTOCOL
+from spineseg.metrics.intervals import BOOTSTRAP_SUBJECTS, LEAST_SUBJECTS
+from spineseg.reporting.cells import Cell, best_and_second, frames, median, number, plain, result
+from spineseg.reporting.comparisons import Pair, claimed_below_best, is_oracle
+from spineseg.reporting.models import ScoredModel
+from spineseg.reporting.runs import Table
+
+Rows = list[dict[str, Cell]]
+MODEL: Final = "Model"
+# Heading → name in results.json, whether higher is better, the primary endpoint that tests it.
+_HEADLINE: Final = {
+    "mAP50": ("mask_map50", None),
+    "Dice": ("dice", "dice"),
+    "Dice, whole spine": ("dice_spine", None),
+    "NSD 2 mm": ("nsd", None),
+    "id": ("id", "id_case"),
+}
+_HD95: Final = "HD95 (mm)"
+_DETECTION: Final = {
+    "AP50, exclusive": "mask_map50",
+    "AP50:95, exclusive": "mask_map50_95",
+    "box AP50, exclusive": "box_map50",
+    "AP50, named": "mask_map50_named",
+    "AP50:95, named": "mask_map50_95_named",
+    "AP50, native": "mask_map50_native",
+    "box AP50, native": "box_map50_native",
+    "AP50, all scores 1": "ap50_constant",
+    "precision": "precision",
+    "recall": "recall",
+    "F1": "f1",
+    "PQ": "pq",
+}
+_NOT_COMPARED: Final = ("AP50, native", "box AP50, native", "AP50, all scores 1")
+
+
+def headline_table(models: Sequence[ScoredModel], pairs: Sequence[Pair], *, marked: bool) -> Table:
+    """The table of the paper: comparable numbers with their intervals, and what they cost.
+
+    Args:
+        models: its rows.
+        pairs: all comparisons, for the daggers.
+        marked: whether the best values may be marked: on real data only.
+    """
+    rows: Rows = []
+    for model in models:
+        cells = {heading: result(model.results.get(name)) for heading, (name, _) in _HEADLINE.items()}
+        rows.append(
+            {
+                MODEL: plain(model.name),
+                "Runs": plain(runs_of(model)),
+                **cells,
+                _HD95: median(model.results.get("hd95")),
+                **cost_cells(model),
+            }
+        )
+    texts, values = frames(rows)
+    marks: dict[tuple[int, str], frozenset[str]] = {}
+    if marked:
+        columns = {heading: (True, endpoint) for heading, (_, endpoint) in _HEADLINE.items()}
+        # Medians over found levels are not ranked (PROTOCOL 4): who finds fewer levels may have the smaller distance.
+        marks = _marks(models, rows, columns, pairs)
+    notes = [
+        "mAP50: class-agnostic mask AP at IoU 0.5 of the exclusive slice maps; Dice and NSD: case_mean over named "
+        "levels (missed = 0); id: identified ÷ visible levels; HD95: median over found levels, with their share.",
+        "Training (h): of one run; peak memory: of training, in RAM or on the GPU; seconds a scan: prediction.",
+    ]
+    n = len(models[0].subjects)
+    if n < LEAST_SUBJECTS:
+        notes.append(f"n = {n}: no intervals below {LEAST_SUBJECTS} subjects.")
+    elif n < BOOTSTRAP_SUBJECTS:
+        notes.append(f"n = {n}, interval approximate: t, and jackknife t of mAP50 and id.")
+    else:
+        notes.append("Intervals: BCa over subjects; Student's of the means beside them in the CSV file.")
+    if marks:
+        notes.append("Bold: best; underlined: second.")
+    if any("dagger" in each for each in marks.values()):
+        notes.append(
+            "†: differs from the best value: exact sign-flip test over subjects, p < 0.05 by Holm over all pairs of "
+            "the endpoint, and by more than the noise of a rerun."
+        )
+    if not marked:
+        notes.append("SIMULATED data: descriptive only; nothing is marked and nothing is tested.")
+    return Table("headline", caption_of(models, "Accuracy and cost"), texts, tuple(notes), marks, values)
+
+
+def detection_table(models: Sequence[ScoredModel]) -> Table:
+    """Average precision in all its readings, with what stands beside it."""
+    rows = [
+        {
+            MODEL: plain(model.name),
+            **{heading: result(model.results.get(name)) for heading, name in _DETECTION.items()},
+            "score threshold": plain(_thresholds(model)),
+        }
+        for model in models
+    ]
+    notes = (
+        f"Not to be compared between kinds of model: {', '.join(_NOT_COMPARED[:2])}, detections as they are.",
+        "AP50, all scores 1: what is left of exclusive AP50 without the ranking.",
+        "Score threshold: of the exclusive map, chosen on validation; 'default' is 0.25, 'label map' needs none.",
+    )
+    return table_of("detection", models, "Slice detection", rows, notes)
+
+
+def cost_cells(model: ScoredModel) -> dict[str, Cell]:
+    """Parameters, hours of a training run, its peak memory, seconds a scan; a dash where nobody measured."""
+    memories = sorted({run.cost["train_memory"] for run in model.runs if "train_memory" in run.cost})
+    memory = _over_runs(model, "train_peak_mb", np.max)
+    parameters, hours = _over_runs(model, "parameters", np.mean), _over_runs(model, "fit_seconds", np.mean)
+    shown = number(None if memory is None else memory / 1000, 1)
+    return {
+        "Parameters (M)": number(None if parameters is None else parameters / 1e6, 2),
+        "Training (h)": number(None if hours is None else hours / 3600, 2),
+        "Peak memory (GB)": Cell(" ".join([shown.text, *memories]), shown.value),
+        "Seconds a scan": number(_over_runs(model, "seconds_a_scan", np.mean), 1),
+    }
+
+
+def runs_of(model: ScoredModel) -> str:
+    """How many seeds and folds stand behind a row."""
+    if not model.trained:
+        return "–"
+    seeds, folds = len(model.seeds), len(model.folds)
+    text = f"{seeds} seed{'s' * (seeds != 1)}"
+    return f"{text} × {folds} folds" if folds > 1 else text
+
+
+def _over_runs(model: ScoredModel, key: str, of: Callable[[list[float]], Any]) -> float | None:
+    values = [float(run.cost[key]) for run in model.runs if run.cost.get(key) is not None]
+    return float(of(values)) if values else None
+
+
+def _thresholds(model: ScoredModel) -> str:
+    if not model.detector:
+        return "label map"
+    found = {run.summary.get("score_threshold") for run in model.runs}
+    return ", ".join("default" if value is None else f"{value:.2f}" for value in sorted(found, key=str))
+
+
+def _marks(
+    models: Sequence[ScoredModel], rows: Rows, columns: Mapping[str, tuple[bool, str | None]], pairs: Sequence[Pair]
+) -> dict[tuple[int, str], frozenset[str]]:
+    marks: dict[tuple[int, str], set[str]] = {}
+    for heading, (higher, endpoint) in columns.items():
+        values = [None if is_oracle(model) else row[heading].value for model, row in zip(models, rows, strict=True)]
+        found = best_and_second(values, higher=higher)
+        for row, mark in found.items():
+            marks.setdefault((row, heading), set()).add(mark)
+        best = [models[row].name for row, mark in found.items() if mark == "best"]
+        if endpoint is None or len(best) != 1:
+            continue
+        below = claimed_below_best(pairs, endpoint, best[0])
+        for row, model in enumerate(models):
+            if model.name in below:
+                marks.setdefault((row, heading), set()).add("dagger")
+    return {place: frozenset(found) for place, found in marks.items()}
+
+
+def table_of(name: str, models: Sequence[ScoredModel], what: str, rows: Rows, notes: Sequence[str]) -> Table:
+    """A table without marks."""
+    texts, values = frames(rows)
+    return Table(name, caption_of(models, what), texts, tuple(notes), {}, values)
+
+
+def caption_of(models: Sequence[ScoredModel], what: str) -> str:
+    """What, of whom, by which rules; SIMULATED where any data is."""
+    run = models[0].runs[0]
+    simulated = any(run.simulated for model in models for run in model.runs)
+    split = f"{run.split} split, " if run.split else ""
+    return (
+        f"{'SIMULATED data. ' if simulated else ''}{what}: {split}n = {len(models[0].subjects)} subjects, "
+        f"edge = {run.summary['edge']}, protocol {PROTOCOL}."
+    )

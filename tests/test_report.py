@@ -1,0 +1,96 @@
+"""The program ``report`` from end to end, on scored runs that were never trained."""
+
+import csv
+import shutil
+from pathlib import Path
+
+import pytest
+
+from spineseg.config import compose
+from spineseg.errors import ConfigError, DataError
+from spineseg.report import main
+from tests.reporting.scored_runs import write_evaluation, write_run
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two models and the threshold baseline on three simulated people."""
+    folder = tmp_path_factory.mktemp("runs")
+    for model in ("unet_csi", "yolo_csi"):
+        write_run(folder, model, subjects=range(3))
+    write_evaluation(folder / "threshold", "threshold", subjects=range(3))
+    return folder
+
+
+def report(output: Path, *names: Path | str, runs: Path, **keys: object) -> None:
+    listed = ",".join(f"'{name}'" for name in names)
+    given = [f"runs=[{listed}]", f"output={output}", f"paths.runs={runs}", "worst=1", "html=false"]
+    main(compose("report", [*given, *(f"{key}={value}" for key, value in keys.items())]))
+
+
+def test_a_report_of_simulated_runs_says_so_everywhere(
+    runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = tmp_path / "report"
+    report(output, "csi/*/*", runs / "threshold" / "scores", runs=runs, **{"+labels.unet_csi": "U-Net"})
+    printed = capsys.readouterr().out
+    assert "SIMULATED" in printed and "| U-Net |" in printed and "| threshold |" in printed
+    page = (output / "report.md").read_text()
+    assert "SIMULATED DATA" in page.splitlines()[2]
+    for folder, suffix in (("tables", ".md"), ("tables", ".tex"), ("tables", ".csv")):
+        files = sorted((output / folder).glob(f"*{suffix}"))
+        assert len(files) > 10
+        for path in files:
+            assert "SIMULATED" in path.read_text(), path
+    assert "SIMULATED" in (output / "checklist.md").read_text()
+    # Nothing is marked, nothing is tested.
+    assert "**" not in (output / "tables" / "headline.md").read_text().replace("**SIMULATED", "")
+    assert r"\textbf" not in (output / "tables" / "headline.tex").read_text()
+    assert "†" not in page
+    for line in page.splitlines():
+        if line.startswith("!["):
+            assert (output / line.split("(")[-1].rstrip(")")).is_file()
+    assert str(runs) not in page and str(tmp_path) not in page
+    with (output / "tables" / "headline.csv").open() as stream:
+        rows = {row["Model"]: row for row in csv.DictReader(stream)}
+    assert rows["yolo_csi"]["Dice"] == "" and 0 < float(rows["yolo_csi"]["Dice, whole spine"]) < 1
+    assert {row["data"] for row in rows.values()} == {"SIMULATED"}
+
+
+def test_what_an_earlier_report_left_is_replaced_and_nothing_else_is(runs: Path, tmp_path: Path) -> None:
+    output = tmp_path / "report"
+    report(output, "csi/unet_csi/*", runs=runs, title="first")
+    (output / "tables" / "ranks.md").write_text("of an earlier report")
+    report(output, "csi/yolo_csi/*", runs=runs, title="second")
+    assert not (output / "tables" / "ranks.md").exists() and not (output / "tables" / "levels_dice.md").exists()
+    assert (output / "report.md").read_text().startswith("# second")
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "thesis.tex").write_text("years of work")
+    with pytest.raises(DataError, match="holds files"):
+        report(tmp_path / "other", "csi/yolo_csi/*", runs=runs)
+
+
+def test_runs_without_scores_are_refused_or_named(runs: Path, tmp_path: Path) -> None:
+    failed = shutil.copytree(next((runs / "csi" / "unet_csi").glob("*")), tmp_path / "runs" / "csi" / "unet_csi" / "t")
+    shutil.rmtree(failed / "evaluation")
+    given = (next((runs / "csi" / "unet_csi").glob("*")), failed)
+    with pytest.raises(ConfigError, match="1 of 2 runs have no scores"):
+        report(tmp_path / "a", *given, runs=runs)
+    report(tmp_path / "b", *given, runs=runs, unscored="list")
+    assert "1 runs have no scores" in (tmp_path / "b" / "report.md").read_text()
+    assert "csi/unet_csi/t" in (tmp_path / "b" / "report.md").read_text()
+
+
+def test_nothing_to_report_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="nothing to report"):
+        report(tmp_path, runs=tmp_path)
+
+
+def test_real_data_is_marked(tmp_path: Path) -> None:
+    names = ("unet_csi", "yolo_csi_levels")
+    made = [write_run(tmp_path / "runs", name, subjects=range(2), simulated=False) for name in names]
+    report(tmp_path / "report", *made, runs=tmp_path)
+    text = (tmp_path / "report" / "tables" / "headline.tex").read_text()
+    assert r"\textbf{" in text and r"\underline{" in text and "SIMULATED" not in text
+    # Two people: no interval, no test.
+    assert "dagger" not in text and "[" not in text.split(r"\midrule")[1].split(r"\bottomrule")[0]
