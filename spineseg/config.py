@@ -116,7 +116,7 @@ def _run_from_command_line(name: str, main: Callable[[DictConfig], None]) -> Non
     # keep their whole traceback.
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")
     failures: list[str] = []
-    started = False
+    started, owner = False, os.getpid()
 
     @functools.wraps(main)
     def task(cfg: DictConfig) -> None:
@@ -125,19 +125,25 @@ def _run_from_command_line(name: str, main: Callable[[DictConfig], None]) -> Non
         try:
             main(cfg)
         except SpinesegError as error:
-            failures.append(str(error))
-            _print_error(str(error))
+            failed(str(error))
         except (OSError, MemoryError, RuntimeError) as error:
             message = _machine_message(error)
             if message is None:
                 raise
-            failures.append(message)
-            _print_error(message)
+            failed(message)
+
+    def failed(message: str) -> None:
+        failures.append(message)
+        _print_error(message)
+        if (
+            os.getpid() != owner
+        ):  # a launcher's process: its list is lost, but Hydra hands an error on when all have run
+            raise SpinesegError(message)
 
     try:
         sys.argv[1:] = with_parts(sys.argv[1:], conf_dir(), functools.partial(_choices, name))
         hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=name)(task)()
-    except ConfigError as error:
+    except SpinesegError as error:
         _print_error(str(error))
         sys.exit(1)
     except (HydraException, OmegaConfBaseException) as error:

@@ -10,6 +10,8 @@ from collections.abc import Callable, Mapping
 from itertools import product
 from pathlib import Path
 
+import yaml
+
 from spineseg.errors import ConfigError
 
 # Gives the chosen option of each group for a list of overrides.
@@ -38,7 +40,8 @@ def with_parts(arguments: list[str], conf: Path, choices: Choices) -> list[str]:
     groups = sorted(path.name for path in (conf / "preset" / preset).glob("*") if path.is_dir())
     if not groups or any(name.startswith(f"preset/{preset}/") for name in names):
         return arguments  # a child process repeats what its parent was given, parts included
-    found = {tuple(_parts(jobs, preset, groups, conf, choices)) for jobs in _jobs(arguments)}
+    swept = _swept(arguments, conf)
+    found = {tuple(_parts(jobs, preset, groups, conf, choices)) for jobs in _jobs([*swept, *arguments])}
     if len(found) > 1:
         raise ConfigError(
             f"+preset={preset} in one sweep over recipes of different kinds ({len(found)} in all): it means another "
@@ -54,6 +57,19 @@ def _parts(overrides: list[str], preset: str, groups: list[str], conf: Path, cho
         f"+preset/{preset}/{group}={option}"
         for group, option in parts
         if (conf / "preset" / preset / group / f"{option}.yaml").is_file()
+    ]
+
+
+def _swept(arguments: list[str], conf: Path) -> list[str]:
+    """What the files of `+sweep=` put before the command line."""
+    files = [
+        conf / "sweep" / f"{argument.partition('=')[2]}.yaml" for argument in arguments if _group(argument) == "sweep"
+    ]
+    contents = [yaml.safe_load(path.read_text(encoding="utf-8")) for path in files if path.is_file()]
+    return [
+        f"{key}={value}"
+        for content in contents
+        for key, value in content.get("hydra", {}).get("sweeper", {}).get("params", {}).items()
     ]
 
 

@@ -49,6 +49,10 @@ def main(cfg: DictConfig) -> None:
     except DiskFullError as error:
         raise DataError(f"{folder.root}: {error}; free some space and start the study again: it goes on") from error
     folder.write_ledger()
+    if cfg.study.command is None and any(job.state == "done" for job in folder.all_jobs()):
+        from spineseg.loggers.study_summary import log_study
+
+        log_study(folder.root, folder.root / "figures")
     conclude(cfg, folder, total, wrong, stop)
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import DictConfig, open_dict
 
 from spineseg.config import check, program
-from spineseg.errors import ConfigError
+from spineseg.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
     import lightning
@@ -30,7 +30,10 @@ def main(cfg: DictConfig) -> None:
     """Fit, then predict and score the splits that are asked for."""
     from spineseg.runs import create_run, find_run, read_config
 
-    overrides = command_line_overrides(cfg)
+    overrides = command_line_overrides()
+    if in_sweep() and has_processes(cfg):
+        run_apart(overrides)
+        return
     if cfg.resume is not None:
         run = find_run(cfg.resume, Path(cfg.paths.runs))
         cfg = resumed_config(read_config(run), cfg, overrides)
@@ -42,25 +45,48 @@ def main(cfg: DictConfig) -> None:
         fit_and_score(cfg, lambda settled: create_run(settled, overrides))
 
 
-def command_line_overrides(cfg: DictConfig) -> list[str]:
-    """What stood on the command line; empty when the program was called from Python.
+def command_line_overrides() -> list[str]:
+    """What stood on the command line, of a sweep its part for this job; empty when called from Python."""
+    from hydra.core.hydra_config import HydraConfig
 
-    Raises:
-        ConfigError: a sweep of jobs of several processes each: the processes that Lightning starts repeat the command
-            line and would run the sweep again.
-    """
+    return list(HydraConfig.get().overrides.task) if HydraConfig.initialized() else []
+
+
+def in_sweep() -> bool:
+    """Whether this is a job of `-m`."""
     from hydra.core.hydra_config import HydraConfig
     from hydra.types import RunMode
 
-    if not HydraConfig.initialized():
-        return []
-    several = str(cfg.trainer.get("devices", 1)) != "1" or "ddp" in str(cfg.trainer.get("strategy", ""))
-    if HydraConfig.get().mode == RunMode.MULTIRUN and several:
-        raise ConfigError(
-            f"-m with trainer.devices={cfg.trainer.devices}, trainer.strategy={cfg.trainer.strategy}: each process of "
-            "a job would run the whole sweep; start such jobs one by one, or sweep with trainer.devices=1"
-        )
-    return list(HydraConfig.get().overrides.task)
+    return HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
+
+
+def has_processes(cfg: DictConfig) -> bool:
+    """Whether Lightning may start more processes for the training."""
+    return str(cfg.trainer.get("devices", 1)) != "1" or "ddp" in str(cfg.trainer.get("strategy", ""))
+
+
+def run_apart(overrides: list[str]) -> None:
+    """Run a job of a sweep by a command of its own, and wait for its end.
+
+    The processes that Lightning starts repeat their parent's command line: the job's here, the whole sweep's otherwise.
+    Nor could a second job start processes in an interpreter whose first one has joined a process group.
+
+    Raises:
+        DataError: it failed; what it printed says why.
+    """
+    import signal
+    import subprocess
+
+    with subprocess.Popen([sys.executable, "-m", "spineseg.train", *overrides]) as job:
+        before = signal.signal(signal.SIGTERM, lambda *_: job.send_signal(signal.SIGTERM))
+        try:
+            code = job.wait()
+        finally:
+            signal.signal(signal.SIGTERM, before)
+    if code in (130, 143):
+        sys.exit(code)
+    if code:
+        raise DataError(f"a job of the sweep ended with {code}: {' '.join(overrides)}")
 
 
 def check_train(cfg: DictConfig) -> None:

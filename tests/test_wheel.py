@@ -43,6 +43,8 @@ def test_wheel_holds_every_configuration_file_and_no_tests(installed: Path) -> N
     conf = {f"spineseg/conf/{path.relative_to(ROOT / 'conf')}" for path in (ROOT / "conf").rglob("*.yaml")}
     assert conf <= names
     assert "spineseg/py.typed" in names
+    page = ROOT / "spineseg" / "reporting" / "page"
+    assert {f"spineseg/reporting/page/{path.name}" for path in page.iterdir()} <= names
     assert not any(name.startswith(("tests/", "conf/")) for name in names)
 
 

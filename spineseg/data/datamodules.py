@@ -21,6 +21,7 @@ from spineseg.data.scans import Scan, ScanBatch, ScanSlices, ScanVolumes, Volume
 from spineseg.data.slices import (
     STRIDE,
     Classes,
+    Masks,
     SliceDataset,
     SliceReader,
     SliceRef,
@@ -46,6 +47,7 @@ class SliceDataModule(CaseDataModule):
         window_hu: HU window mapped to 0..1.
         context: neighbouring slices on either side, as channels.
         classes: ``vertebra`` (one class) or ``levels`` (the source's class list).
+        masks: of training slices: ``bitmap``, or ``polygon`` (the filled outer contour of the largest part).
         augmentation: how training slices vary.
         batch_size: slices a batch and process.
         epoch_slices: slices an epoch over all processes; null takes each slice once.
@@ -70,6 +72,7 @@ class SliceDataModule(CaseDataModule):
         window_hu: Sequence[float] = (-200.0, 1000.0),
         context: int = 1,
         classes: Classes = "vertebra",
+        masks: Masks = "bitmap",
         batch_size: int = 16,
         epoch_slices: int | None = None,
         background: float = 0.1,
@@ -106,7 +109,9 @@ class SliceDataModule(CaseDataModule):
         )
         self.augmentation, self.pixel_mm, self.image_size = augmentation, pixel_mm, (image_size[0], image_size[1])
         self.epoch_slices, self.background, self.validation_step_mm = epoch_slices, background, validation_step_mm
-        self.reader = SliceReader((window_hu[0], window_hu[1]), context, classes, tuple(source.levels))
+        if masks not in ("bitmap", "polygon"):
+            raise ConfigError(f"data.masks={masks}: expected bitmap or polygon")
+        self.reader = SliceReader((window_hu[0], window_hu[1]), context, classes, tuple(source.levels), masks)
 
     @property
     def channels(self) -> int:

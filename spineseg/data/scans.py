@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils.data import IterableDataset, get_worker_info
 
 from spineseg.data.plausibility import check_hounsfield
-from spineseg.data.slices import STRIDE, SliceReader
+from spineseg.data.slices import STRIDE, SliceReader, padding
 from spineseg.data.sources.base import as_hounsfield
 from spineseg.data.store import Resampling
 from spineseg.errors import DataError
@@ -155,7 +155,7 @@ class ScanSlices(IterableDataset[ScanBatch]):
     def _batches(self, case: str, native: Volume) -> Iterator[ScanBatch]:
         volume = canonical(native)
         small = resample_image(volume, (None, self.pixel_mm, self.pixel_mm))
-        pad = [(0, 0), *((0, -side % STRIDE) for side in small.shape[1:])]
+        pad = [(0, 0), *((0, padding(side)) for side in small.shape[1:])]
         stack = np.pad(small.array, pad, constant_values=-1024)
         step = (volume.spacing_mm[1] / self.pixel_mm, volume.spacing_mm[2] / self.pixel_mm)
         for start in range(0, len(stack), self.batch_size):

@@ -29,6 +29,7 @@ from spineseg.data.targets import compose, instance_targets
 from spineseg.errors import ConfigError
 
 Classes = Literal["vertebra", "levels"]
+Masks = Literal["bitmap", "polygon"]
 
 # Without a mosaic, ids are the levels themselves.
 _ALL = np.arange(256, dtype=np.uint8)
@@ -36,6 +37,8 @@ _ALL = np.arange(256, dtype=np.uint8)
 # them from the images it read last.
 MOSAIC_DRAWS = 32
 STRIDE = 32  # the coarsest level of the detectors' feature pyramids
+# One pixel wide there, torch 2.14's channels_last convolutions in bfloat16 read memory that nobody wrote.
+LEAST_SIDE = 2 * STRIDE
 
 
 class SliceRef(NamedTuple):
@@ -78,12 +81,14 @@ class SliceReader:
         context: neighbouring slices on either side, as further channels (2 context + 1 in all).
         classes: ``vertebra`` for one class, ``levels`` for one class a level.
         levels: the contiguous class list of named networks, canonical level ids.
+        masks: of training: ``bitmap``, as the label map has them, or ``polygon``, as one outline each gives them.
     """
 
     window_hu: tuple[float, float]
     context: int
     classes: Classes
     levels: tuple[int, ...]
+    masks: Masks = "bitmap"
 
     @property
     def channels(self) -> int:
@@ -241,7 +246,7 @@ class SliceDataset(Dataset[SliceSample]):
 
     def _plain(self, ref: SliceRef) -> SliceSample:
         hu, labels = self._read(ref)
-        pad = [(0, -side % STRIDE) for side in labels.shape]
+        pad = [(0, padding(side)) for side in labels.shape]
         image = np.pad(self.reader.scale(hu), [*pad, (0, 0)])
         padded = np.zeros(image.shape[:2], np.uint8)
         padded[: labels.shape[0], : labels.shape[1]] = labels
@@ -359,3 +364,12 @@ def _batch(
 
 def _shape(labels: LabelMap) -> tuple[int, int]:
     return labels.shape[0], labels.shape[1]
+
+
+def padding(side: int) -> int:
+    """Pixels to add to a side, so that a network takes it whole.
+
+    >>> padding(3), padding(64), padding(65)
+    (61, 0, 31)
+    """
+    return max(LEAST_SIDE - side, -side % STRIDE)

@@ -63,6 +63,8 @@ def compose(
         varied = augmentation.intensity(image, rng, (top, bottom, left, right))
         if varied is not image:
             image[:] = varied
+    if reader.masks == "polygon":
+        ids = outlined(ids)
     found, classes, boxes = instance_targets(ids, levels, reader, min_pixels)
     index_map[top:bottom, left:right] = found
     return classes, boxes + np.array([left, top, left, top], np.float32)
@@ -99,6 +101,25 @@ def _window(patch: Patch, table: NDArray[np.float32] | None, reader: "SliceReade
         return out
     out[:] = table[bits]
     return out
+
+
+def outlined(ids: LabelMap) -> LabelMap:
+    """Instances as one polygon each gives them: the outer contour of the largest part, filled.
+
+    Holes such as the spinal canal are filled and smaller parts are lost; where two contours overlap, the instance with
+    fewer pixels lies on top. A mask of one part without a hole stays as it is.
+
+    Args:
+        ids: (H, W), 0 is background.
+    """
+    drawn = np.zeros_like(ids)
+    values, counts = np.unique(ids[ids != 0], return_counts=True)
+    for value in values[np.argsort(-counts, kind="stable")]:
+        mask = (ids == value).astype(np.uint8)
+        contours, _ = cv2.findContours(mask, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
+        filled = [cv2.drawContours(np.zeros_like(mask), [contour], 0, 1, cv2.FILLED) for contour in contours]
+        drawn[max(filled, key=np.count_nonzero) != 0] = value
+    return drawn
 
 
 def instance_targets(

@@ -32,7 +32,7 @@ class StudySummary(WandbLogger):
             import wandb
 
             texts = table.frame.astype(str)
-            rows: list[Iterable[Any]] = texts.to_numpy().tolist()
+            rows: list[Iterable[Any]] = [list(row) for row in texts.to_numpy()]
             shown = wandb.Table(columns=list(map(str, texts.columns)), data=rows)
             self._log({f"tables/{table.name}": shown}, None)
             self.log_summary({f"captions/{table.name}": " ".join((table.caption, *table.notes))})  # type: ignore[dict-item]

@@ -1,5 +1,6 @@
 """Weights & Biases as a guest: offline unless asked, mended after a resume, and never able to harm training."""
 
+import os
 import secrets
 from collections.abc import Callable, Mapping
 from itertools import groupby
@@ -122,7 +123,9 @@ class WandbLogger(LightningWandbLogger):
 
     def _start(self) -> None:
         known = self._id_file.is_file()
-        self._id = self._id_file.read_text().strip() if known else secrets.token_hex(4)
+        # A W&B agent has named the run that its sweep waits for.
+        given = os.environ.get("WANDB_RUN_ID") if os.environ.get("WANDB_SWEEP_ID") else None
+        self._id = self._id_file.read_text().strip() if known else given or secrets.token_hex(4)
         write_text(self._id_file, f"{self._id}\n")
         self._end_open_run()
         self._read_back()

@@ -1,5 +1,6 @@
 """Score a whole predictions folder: the evaluation folder with its table, detections and summary."""
 
+import os
 import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -125,6 +126,9 @@ def evaluate_folder(
         "score_threshold": folder.score_threshold,
         "notes": _notes(found[edge], folder, references, simulated=simulated),
         "provenance": dict(folder.provenance),
+        # From here to there, so that both folders can move together.
+        "predictions": os.path.relpath(predictions, output),
+        "prediction_convention": prediction_convention,
     }
     evaluations = {
         rule: Evaluation(

@@ -17,7 +17,8 @@ CRUMB_SHARE: Final = 0.05
 
 def most_probable(distributions: Floats, classes: tuple[int, ...]) -> NDArray[np.int64]:
     """The level (N,) that each object's distribution (N, K) gives most, each object for itself."""
-    return np.asarray(classes, np.int64)[distributions.argmax(axis=1)]
+    names: NDArray[np.int64] = np.asarray(classes, np.int64)[distributions.argmax(axis=1)]
+    return names
 
 
 def sizes(objects: NDArray[np.integer], count: int) -> NDArray[np.int64]:

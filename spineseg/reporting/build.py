@@ -18,11 +18,12 @@ from spineseg.reporting.markdown import markdown_report, markdown_table
 from spineseg.reporting.models import ScoredModel, score_models
 from spineseg.reporting.runs import Report, ScoredRun, Table, load_runs
 from spineseg.reporting.tables import detection_table, headline_table
+from spineseg.reporting.worst_cases import runs_that_show, view_of, worst_of
 
 PAGE: Final = "report.md"
 HTML: Final = "report.html"
 CHECKLIST: Final = "checklist.md"
-_OURS: Final = {"tables": (".md", ".csv", ".tex"), "figures": (".pdf", ".png")}
+_OURS: Final = {"tables": (".md", ".csv", ".tex"), "figures": (".pdf", ".png", ".gif")}
 
 
 def build_report(
@@ -76,6 +77,7 @@ def build_report(
         pairs = compare_pairs(models, simulated=simulated, resamples=resamples)
         tables |= {table.name: table for table in comparison_of(models, pairs, simulated=simulated)}
         figures |= draw_figures(models, pairs, output / "figures", simulated=simulated, worst=worst)
+        figures |= pass_through(models, output / "figures")
     report = Report(
         title=title or _title(models, study),
         simulated=simulated,
@@ -84,8 +86,23 @@ def build_report(
         figures=figures,
         notes=tuple(_notes(models, unscored, simulated=simulated)),
     )
-    write_report(report, output, html=html)
+    write_report(report, output, worst=worst, labels=labels or {}, html=html)
     return report
+
+
+def pass_through(models: Sequence[ScoredModel], folder: Path) -> dict[str, Path]:
+    """Animate the worst case of which a label map is at hand, with the first model that has one."""
+    from spineseg.reporting.gif import write_gif
+
+    for score in worst_of(models, len(models[0].subjects)):
+        view = view_of(models, score)
+        shown = next(
+            ((name, run) for name, run in runs_that_show(models, score.case) if run.name in view.predictions), None
+        )
+        if shown is not None:
+            write_gif(view, folder / "pass.gif", run=shown[1].name, label=shown[0])
+            return {"pass": folder / "pass.gif"}
+    return {}
 
 
 def comparison_of(models: Sequence[ScoredModel], pairs: Sequence[Pair], *, simulated: bool) -> list[Table]:
@@ -105,12 +122,16 @@ def comparison_of(models: Sequence[ScoredModel], pairs: Sequence[Pair], *, simul
     return [*tables, variation_table(models), run_table(models)]
 
 
-def write_report(report: Report, output: Path, *, html: bool = True) -> None:
+def write_report(
+    report: Report, output: Path, *, worst: int = 3, labels: Mapping[str, str] | None = None, html: bool = True
+) -> None:
     """Write tables, the Markdown page, the checklist and the HTML page; figures are there already.
 
     Args:
         report: whose figures lie below ``output``.
         output: folder.
+        worst: how many of the worst cases the page shows.
+        labels: recipe → name in the page's viewer.
         html: whether to write ``report.html``.
     """
     for table in report.tables.values():
@@ -124,7 +145,7 @@ def write_report(report: Report, output: Path, *, html: bool = True) -> None:
     if html:
         from spineseg.reporting.html import write_html
 
-        write_html(report, output / HTML)
+        write_html(report, output / HTML, worst=worst, labels=labels)
 
 
 def csv_table(table: Table, *, simulated: bool) -> str:

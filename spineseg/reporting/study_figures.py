@@ -151,7 +151,7 @@ def _contour(axes: "Axes", study: StudyResults, first: str, second: str) -> None
     drawn = axes.scatter(xs, ys, c=values, cmap="viridis", edgecolors="black", linewidths=0.5)
     best = [index for index, (trial, _) in enumerate(trials) if trial == better_first(study)[0][0]]
     axes.plot(xs[best], ys[best], "*", color=COLORS[1], markersize=12)
-    axes.figure.colorbar(drawn, ax=axes, label=study.metric)  # type: ignore[union-attr]  # a figure of its own
+    axes.figure.colorbar(drawn, ax=axes, label=study.metric)
     for name, ticks, setter in ((first, x_ticks, axes.set_xticks), (second, y_ticks, axes.set_yticks)):
         if ticks:
             setter(range(len(ticks)), ticks)
