@@ -75,6 +75,8 @@ class NnUNet:
     def preprocess(self, case: str) -> None:
         """What it calls preprocessing: read, crop, normalise, resample, sample locations, save."""
         entry = self.files[case]
+        for earlier in self.output.glob(f"{case}*"):  # blosc2 does not write over a file
+            earlier.unlink()
         self.preprocessor.run_case_save(
             str(self.output / case), entry["images"], entry["label"], self.plans, self.configuration, self.dataset_json
         )

@@ -16,7 +16,7 @@ HERE: Final = Path(__file__).resolve().parent
 sys.path.append(str(HERE.parent))
 
 from figure import draw  # noqa: E402
-from recipes.run import call  # noqa: E402  # a sibling experiment
+from recipes.run import FOLDS, call  # noqa: E402  # a sibling experiment
 
 SETS: Final = {"csi": "csi2014", "kaggle": "kaggle"}
 RECIPES: Final = {
@@ -59,7 +59,8 @@ class Work:
                 words, what = ["spineseg.train", f"resume={found[-1]}", f"paths.runs={runs}"], "resumed"
             else:
                 given = [f"+experiment={recipe}", "+preset=quick", f"data.source.root={scans}"]
-                more = [] if self.epochs is None else [f"trainer.max_epochs={self.epochs}"]
+                more = [f"data.fold={FOLDS[recipe.split('_')[1]]}"]
+                more += [] if self.epochs is None else [f"trainer.max_epochs={self.epochs}"]
                 places = [f"paths.prepared={self.root / 'prepared'}", f"paths.runs={runs}"]
                 words = ["spineseg.train", *given, *more, "logger.wandb.mode=disabled", *places]
                 what = "trained"
