@@ -113,7 +113,7 @@ def label_sequence(
         names = _log_names(belief, column, classes, settings)
         steps = [_log_steps(distance, column, settings) for distance in distances]
         start = np.log(column.share) + scale_share[:, None] + names[0]
-        score, path = _best_path(start, names, steps)
+        score, path = _best_path(_stepped(start), _stepped(names), [_stepped(step) for step in steps])
         if score > best:
             best, best_path = score, np.array(column.levels)[path]
         found.append((column, *_marginals(start, names, steps)))
@@ -197,6 +197,11 @@ def _best_path(start: Floats, names: Floats, steps: list[Floats]) -> tuple[float
     for came in reversed(back):
         path.append(int(came[scale, path[-1]]))
     return float(score.max()), np.array(path[::-1], np.int64)
+
+
+def _stepped(logs: Floats) -> Floats:
+    """Whole multiples of 2⁻³², whose sums are exact: equal paths then tie, and the first of them wins, everywhere."""
+    return np.asarray(np.round(logs * 2.0**32) / 2.0**32, np.float64)
 
 
 def _marginals(start: Floats, names: Floats, steps: list[Floats]) -> tuple[float, Floats]:

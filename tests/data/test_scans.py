@@ -32,7 +32,7 @@ def test_every_slice_once_in_order(batch_size: int) -> None:
         assert [batch["last"] for batch in mine] == [False] * (len(mine) - 1) + [True]
         for batch in mine:
             assert batch["size"] == (40, 70) and batch["step"] == (0.5, 1.0)
-            assert batch["images"].shape == (len(batch["indices"]), 3, 32, 96)
+            assert batch["images"].shape == (len(batch["indices"]), 3, 64, 96)  # 20 × 70, padded
             assert batch["native_shape"] == (40, 70, 11)
             np.testing.assert_array_equal(batch["native_affine"], AFFINE)
 

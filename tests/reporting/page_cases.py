@@ -1,7 +1,7 @@
 """A tiny data set, prepared, and models that were scored on it, for the tests of pages and pictures."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -131,11 +131,11 @@ def _run(root: Path, prepared: Prepared, name: str) -> ScoredRun:
 
 
 def _other_tool(root: Path, prepared: Prepared) -> ScoredRun:
-    """Named by case, no file of ours beside them, and its own order of axes."""
+    """Named by case, no file of ours beside them, and its own order of axes; where they lie is not known any more."""
     for number, case in enumerate(CASES):
         write_volume(root / "other" / f"{case}.nii.gz", native(good(truth(number), 0)))
     _evaluate(prepared, root / "other", root / "scores", "other_tool", seed=None)
-    return load_run(root / "scores")
+    return replace(load_run(root / "scores"), predictions=None)
 
 
 def _evaluate(prepared: Prepared, predictions: Path, output: Path, run: str, *, seed: int | None) -> None:

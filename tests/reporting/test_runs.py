@@ -48,7 +48,8 @@ def test_an_evaluation_folder_inside_a_run_is_that_run(runs: Path) -> None:
     assert (again.root, again.name, again.recipe) == (run.root, run.name, run.recipe)
     (baseline,) = load_runs([runs / "threshold" / "scores"])
     assert (baseline.root, baseline.name, baseline.recipe, baseline.seed) == (None, "threshold", "threshold", None)
-    assert baseline.predictions is None and dict(baseline.config) == {}
+    assert baseline.predictions is not None and dict(baseline.config) == {}
+    assert baseline.predictions.resolve() == (runs / "threshold" / "predictions").resolve()
 
 
 def test_what_is_not_there_is_said(runs: Path, tmp_path: Path) -> None:

@@ -100,4 +100,5 @@ def main() -> None:
     note("end", root.parent.name)
 
 
-main()
+if __name__ == "__main__":
+    main()
