@@ -1,40 +1,19 @@
 """Real masks from end to end: in other conventions and orientations, shifted by a level, and against real centroids."""
 
-import json
 from pathlib import Path
-from typing import Any
 
-import nibabel as nib
 import numpy as np
 import pandas as pd
 import pytest
 
-from spineseg.evaluate import Reference, evaluate_folder, find_references
+from spineseg.evaluate import find_references
 from spineseg.geometry import Volume
 from spineseg.vertebrae import CONVENTIONS, L6, ORDER, T13, convention, relabel
 from spineseg.volumes import read_volume, write_volume
+from tests.evaluation_cases import evaluated, summary_of, turned
 
 ORIENTATIONS = ("RAS", "LPS", "PIR", "ASL")
 CONVENTION_NAMES = ("verse", "kaggle", "totalsegmentator_v1")
-
-
-def turned(volume: Volume, codes: str) -> Volume:
-    """The same voxels stored along other axes."""
-    orientation = nib.orientations.ornt_transform(
-        nib.orientations.io_orientation(volume.affine), nib.orientations.axcodes2ornt(codes)
-    )
-    affine = volume.affine @ nib.orientations.inv_ornt_aff(orientation, volume.shape)
-    return Volume(np.ascontiguousarray(nib.orientations.apply_orientation(volume.array, orientation)), affine)
-
-
-def evaluated(references: list[Reference], predictions: Path, output: Path, **options: Any) -> dict[str, Any]:
-    settings = {"edge": "ignore", "run": "tool", "split": "", "simulated": True, **options}
-    return evaluate_folder(references, predictions, output, **settings)
-
-
-def summary_of(output: Path) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads((output / "summary.json").read_text())
-    return found
 
 
 def abdomen(real_ct: Path) -> Volume:

@@ -1,9 +1,7 @@
 """Other tools' folders, both rules of the edge, points, parts and tables: from end to end."""
 
-import json
 import shutil
 from pathlib import Path
-from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -12,10 +10,11 @@ import pytest
 from scipy import stats
 
 from spineseg.errors import DataError
-from spineseg.evaluate import Reference, evaluate_folder, find_references
+from spineseg.evaluate import Reference, find_references
 from spineseg.geometry import Volume
 from spineseg.predictions.point_files import write_points
 from spineseg.volumes import write_volume
+from tests.evaluation_cases import evaluated, summary_of, turned
 
 AFFINE = np.array([[0.0, 0, 3, -20], [-2.0, 0, 0, 7], [0, 2.5, 0, 11], [0, 0, 0, 1]])
 
@@ -26,25 +25,6 @@ def column(*levels: int, top: int = 55, size: int = 12) -> Volume:
         z = top - 15 * row
         labels[3:12, max(z - size, 0) : z, 2:8] = level
     return Volume(labels, AFFINE)
-
-
-def turned(volume: Volume, codes: str) -> Volume:
-    """The same voxels stored along other axes."""
-    orientation = nib.orientations.ornt_transform(
-        nib.orientations.io_orientation(volume.affine), nib.orientations.axcodes2ornt(codes)
-    )
-    affine = volume.affine @ nib.orientations.inv_ornt_aff(orientation, volume.shape)
-    return Volume(np.ascontiguousarray(nib.orientations.apply_orientation(volume.array, orientation)), affine)
-
-
-def evaluated(references: list[Reference], predictions: Path, output: Path, **options: Any) -> dict[str, Any]:
-    settings = {"edge": "ignore", "run": "tool", "split": "", "simulated": True, **options}
-    return evaluate_folder(references, predictions, output, **settings)
-
-
-def summary_of(output: Path) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads((output / "summary.json").read_text())
-    return found
 
 
 def layout(name: str, folder: Path, cases: dict[str, Volume]) -> None:
