@@ -169,7 +169,8 @@ def write_table(rows: Sequence[dict[str, Any]], table: Path) -> None:
         writer = csv.DictWriter(stream, COLUMNS)
         writer.writeheader()
         writer.writerows(rows)
-    lines = ["SIMULATED scans; `+preset=quick`, one seed, the test subjects of fold 0 (CSI) or 2 (Kaggle): descriptive.", ""]
+    what = "one seed, the test subjects of fold 0 (CSI) or 2 (Kaggle): descriptive"
+    lines = [f"SIMULATED scans; `+preset=quick`, {what}.", ""]
     for layout in dict.fromkeys(row["set"] for row in rows):
         shown = [column for column in COLUMNS if column not in ("set", "recipe")]
         lines += [f"**{layout}**", "", f"| {' | '.join(shown)} |", f"|{'---|' * len(shown)}"]
