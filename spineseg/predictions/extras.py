@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from spineseg.data.scans import Scan
 
 OUTPUTS: Final = ("nifti", "json", "png", "points", "dicom_seg")
+_BESIDE: Final = frozenset(OUTPUTS) - {"nifti", "json"}
 FAILURES_FILE: Final = "failures.json"
 FAILURES_FORMAT: Final = "failures 1"
 
@@ -91,6 +92,8 @@ def write_extras(
         if scan.case in failures:
             for name in (f"{scan.case}_ctd.json", f"{scan.case}_seg.dcm"):
                 (folder / name).unlink(missing_ok=True)
+            continue
+        if not _BESIDE.intersection(outputs):  # label maps need not be read again
             continue
         try:
             _write(scan, predictions.read(scan.case), folder, outputs, origin)

@@ -58,7 +58,7 @@ def _predict_and_evaluate(
 ) -> None:
     from spineseg.data.scans import Scan
     from spineseg.metrics.folder import evaluate_folder
-    from spineseg.metrics.references import Reference
+    from spineseg.metrics.references import case_reference
     from spineseg.predict import predict_scans
     from spineseg.tasks.semantic3d import SemanticSegmentation3D
     from spineseg.trained import load_model
@@ -82,12 +82,8 @@ def _predict_and_evaluate(
     )
     if failures:
         raise DataError(f"{run.root}: not predicted: {failures}")
-    references = [
-        Reference(case.id, case.subject, partial(source.read_labels, case), case.cut_levels, case.source)
-        for case in cases
-    ]
     evaluate_folder(
-        references,
+        [case_reference(source, case) for case in cases],
         output / "predictions",
         output / "evaluation",
         edge=source.edge,
