@@ -46,7 +46,10 @@ def planned(cfg: DictConfig) -> tuple[DictConfig, PlannedSettings]:
     work.mkdir(exist_ok=True)
     with locked(work / ".lock", "plans"):  # several training processes ask for one plan
         print(f"nnU-Net's planner plans in {work}", flush=True)
-        settings = plan(prepared, source, split, work=work, **plain(cfg.planner))
+        spacing = as_spacing(plain(cfg.data.spacing_mm))
+        # A patch, kernels and strides for another spacing than the data's would not fit them.
+        given = None if None in spacing else spacing
+        settings = plan(prepared, source, split, work=work, spacing_mm=given, **plain(cfg.planner))  # type: ignore[arg-type]
     with open_dict(cfg):
         for key, value in settings.keys().items():
             parent = OmegaConf.select(cfg, key.rpartition(".")[0])

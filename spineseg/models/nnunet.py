@@ -65,6 +65,7 @@ def plan(
     base_features: int = 32,
     max_features: int = 320,
     foreground_voxels: int = 100_000_000,
+    spacing_mm: Sequence[float] | None = None,
 ) -> PlannedSettings:
     """Plan as nnU-Net does: raw data set, fingerprint of the training cases, planner; a plan that still holds is kept.
 
@@ -81,6 +82,8 @@ def plan(
         base_features: channels of the first stage; each next one has twice as many,
         max_features: but no more than these.
         foreground_voxels: sample of foreground HU over all cases, nnU-Net's 10⁸.
+        spacing_mm: x, y, z of the full resolution, for which patch, kernels and strides are then planned; None: the
+            planner's own choice.
 
     Returns:
         Plain values in our axis order.
@@ -91,15 +94,17 @@ def plan(
     """
     if preset not in _PLANNERS:
         raise ConfigError(f"preset={preset}: expected {', '.join(_PLANNERS)}")
+    spacing_mm = None if spacing_mm is None else [float(each) for each in spacing_mm]
     raw = write_raw(prepared, source, split, work / "nnUNet_raw")
     asked = sha256_of_text(
         (raw / "spineseg.json").read_text(encoding="utf-8")
-        + dumps([preset, gpu_memory_gb, base_features, max_features, foreground_voxels, list(split.train)])
+        + dumps([preset, gpu_memory_gb, base_features, max_features, foreground_voxels, spacing_mm, list(split.train)])
     )[:16]
     kept = work / f"plans-{preset}-{asked}.json"
     if not kept.is_file():
         features = base_features, max_features
-        plans = _run_planner(raw.name, tuple(split.train), work, preset, gpu_memory_gb, features, foreground_voxels)
+        train = tuple(split.train)
+        plans = _run_planner(raw.name, train, work, preset, gpu_memory_gb, features, foreground_voxels, spacing_mm)
         write_text(kept, dumps(plans, indent=1))
     return settings_of(loads(kept.read_text(encoding="utf-8")), configuration)
 
@@ -112,6 +117,7 @@ def _run_planner(
     gpu_memory_gb: float,
     features: tuple[int, int],
     foreground_voxels: int,
+    spacing_mm: Sequence[float] | None,
 ) -> dict[str, Any]:
     preprocessed = work / "nnUNet_preprocessed" / name
     preprocessed.mkdir(parents=True, exist_ok=True)
@@ -127,7 +133,10 @@ def _run_planner(
             extractor.run(overwrite_existing=True)
         planner_module, planner_class = _PLANNERS[preset]
         planner = getattr(_nnunetv2(planner_module.removeprefix("nnunetv2.")), planner_class)(
-            name, gpu_memory_target_in_gb=gpu_memory_gb
+            name,
+            gpu_memory_target_in_gb=gpu_memory_gb,
+            # In SimpleITK's order, before the planner turns axes.
+            overwrite_target_spacing=None if spacing_mm is None else list(spacing_mm)[::-1],
         )
         planner.UNet_base_num_features, planner.UNet_max_features_3d = features
         # The number of cases caps the batch; it too is of the training cases.

@@ -3,7 +3,8 @@
 The model of a column: a person has one of a few kinds of column, at the share of people who do, and a scale of his own;
 going down, each vertebra in view is found or missed, and what is found was named by a model that is at times a level
 off. The answer is the path of least cost (−log probability) over levels, jointly over kinds and scales; confidences are
-marginals of the same chain.
+marginals of the same chain. How rare a kind of column is decides between corrections, and is no reason for one: names
+that are the likeliest in some kind of column as they stand are left alone.
 """
 
 from dataclasses import dataclass
@@ -105,20 +106,30 @@ def label_sequence(
     belief, centres = belief[order], centres[order]
     distances = np.linalg.norm(np.diff(centres, axis=0), axis=1)
     scale_share = _log_normalised(-0.5 * ((SCALES - 1) / SCALE_SD) ** 2) if settings.spacing else np.zeros(1)
-    best, best_path = -np.inf, np.zeros(len(belief), np.int64)
+    given = _given(belief, classes)
+    best, best_path, likeliest = -np.inf, np.zeros(len(belief), np.int64), -np.inf
+    as_given: list[tuple[float, float]] = []
     found: list[tuple[Column, float, Floats]] = []
     for column in columns(classes, variants=settings.variants):
         if not column.levels:
             continue
         names = _log_names(belief, column, classes, settings)
         steps = [_log_steps(distance, column, settings) for distance in distances]
+        share = float(np.log(column.share))
         start = np.log(column.share) + scale_share[:, None] + names[0]
-        score, path = _best_path(_stepped(start), _stepped(names), [_stepped(step) for step in steps])
+        exact = _stepped(start), _stepped(names), [_stepped(step) for step in steps]
+        score, path = _best_path(*exact)
+        likeliest = max(likeliest, score - share)
         if score > best:
             best, best_path = score, np.array(column.levels)[path]
+        if given is not None and set(given) <= set(column.levels):
+            score = _score_of(*exact, [column.levels.index(level) for level in given])
+            as_given.append((score - share, score))
         found.append((column, *_marginals(start, names, steps)))
     if not found:
         raise DataError(f"labelling: classes {classes} are none but variants, which are off; expected usual levels")
+    if fitting := [score for likelihood, score in as_given if likelihood > likeliest - 1e-8]:
+        best, best_path = max(fitting), np.array(given)
     total = float(logsumexp([evidence for _, evidence, _ in found]))
     probability = np.zeros((len(belief), max(LEVELS) + 1))
     for column, _, marginals in found:
@@ -150,6 +161,14 @@ def _checked(distributions: ArrayLike, centres_mm: ArrayLike, classes: tuple[int
         raise DataError(f"labelling: classes {classes}; expected distinct canonical level ids")
     total = belief.sum(axis=1, keepdims=True)
     return np.divide(belief, total, out=np.zeros_like(belief), where=total > 0), centres
+
+
+def _given(belief: Floats, classes: tuple[int, ...]) -> list[int] | None:
+    """The most probable level of each object; None where one has none, or several."""
+    first = belief.max(axis=1, keepdims=True)
+    if not ((belief == first).sum(axis=1) == 1).all():
+        return None
+    return [classes[index] for index in belief.argmax(axis=1)]
 
 
 def _log_normalised(logs: Floats) -> Floats:
@@ -197,6 +216,14 @@ def _best_path(start: Floats, names: Floats, steps: list[Floats]) -> tuple[float
     for came in reversed(back):
         path.append(int(came[scale, path[-1]]))
     return float(score.max()), np.array(path[::-1], np.int64)
+
+
+def _score_of(start: Floats, names: Floats, steps: list[Floats], path: list[int]) -> float:
+    """Log probability of a path of levels (N,) at its likeliest scale; what ``_best_path`` maximises."""
+    score = start[:, path[0]]
+    for step, name, before, level in zip(steps, names[1:], path, path[1:], strict=False):
+        score = score + step[:, before, level] + name[level]
+    return float(score.max())
 
 
 def _stepped(logs: Floats) -> Floats:

@@ -117,6 +117,17 @@ def test_presets_plan_residual_encoders(cases: Any, planned: Any) -> None:
         plan(prepared, source, split, work=work, preset="xl")  # type: ignore[arg-type]
 
 
+def test_a_spacing_of_ones_own_is_planned_for(cases: Any, planned: Any) -> None:
+    settings, work = planned
+    prepared, source, split = cases
+    asked = (2.0, 3.0, 6.0)
+    found = plan(prepared, source, split, work=work, foreground_voxels=30_000, spacing_mm=asked)
+    assert found.spacing_mm == asked
+    assert found.axes[0] == 2  # the thickest first
+    again = plan(prepared, source, split, work=work, foreground_voxels=30_000)
+    assert again == settings  # kept apart
+
+
 def small(settings: PlannedSettings) -> PlannedSettings:
     """The same plan with few features."""
     plans = json.loads(json.dumps(settings.plans))
