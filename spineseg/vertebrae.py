@@ -232,6 +232,37 @@ def relabel(
     return result
 
 
+def in_convention(levels: NDArray[np.integer], name: str, *, what: str) -> NDArray[np.unsignedinteger]:
+    """Label values of a convention for an array of canonical level ids of any shape; 0 stays 0.
+
+    >>> in_convention(np.array([0, 20, 24]), "csi2014", what="a scan").tolist()
+    [0, 500, 100]
+
+    Args:
+        levels: canonical ids.
+        name: of the convention.
+        what: the case's name, for the error.
+
+    Returns:
+        uint8, or uint16 where a value is above 255.
+
+    Raises:
+        DataError: a level that the convention has no value for.
+    """
+    table = convention_map("verse", name).table
+    known = np.isin(np.arange(max(LEVELS) + 1), [BACKGROUND, *table])
+    if not known[levels].all():
+        lost = sorted({int(level) for level in np.unique(levels) if not known[level]}, key=rank)
+        raise DataError(
+            f"{what}: {', '.join(map(level_name, lost))} cannot be written as convention={name}, which has no value "
+            "for it; convention=verse has one for every level"
+        )
+    values = np.zeros(max(LEVELS) + 1, np.uint16 if max(table.values()) > np.iinfo(np.uint8).max else np.uint8)
+    for level, value in table.items():
+        values[level] = value
+    return np.asarray(values[levels])
+
+
 def _ranges(values: Iterable[int]) -> str:
     """Short form of a set of integers: ``1-24, 26``; equal steps stay together (``100-2400 in steps of 100``)."""
     ordered = sorted(values)

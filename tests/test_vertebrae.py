@@ -12,6 +12,7 @@ from spineseg.vertebrae import (
     ORDER,
     convention_map,
     csi2014_convention,
+    in_convention,
     level_id,
     level_name,
     rank,
@@ -59,6 +60,18 @@ def test_maps_are_inverse_where_nothing_is_lost(source: str, target: str) -> Non
 def test_map_names_what_is_lost() -> None:
     assert convention_map("verse", "csi2014").lost == ("T13", "L6", "sacrum", "coccyx")
     assert convention_map("kaggle", "totalsegmentator_v2").lost == ()
+
+
+@pytest.mark.parametrize("name", CONVENTIONS)
+def test_levels_in_a_convention_are_read_back(name: str) -> None:
+    levels = np.array([0, *CONVENTIONS[name].table.values()], np.uint8)
+    there = in_convention(levels, name, what="a scan")
+    np.testing.assert_array_equal(relabel(there, CONVENTIONS[name].table, what="a scan"), levels)
+
+
+def test_a_level_that_a_convention_lacks_is_named() -> None:
+    with pytest.raises(DataError, match=r"a scan: T13, L6 cannot be written as convention=kaggle.*convention=verse"):
+        in_convention(np.array([0, level_id("L6"), 20, level_id("T13")], np.uint8), "kaggle", what="a scan")
 
 
 def test_csi_anchor_moves_the_table() -> None:

@@ -18,7 +18,7 @@ from spineseg.predictions.lifting import lift
 from spineseg.predictions.naming import most_probable, name_objects, sizes
 from spineseg.predictions.store import PredictionWriter, SliceKind
 from spineseg.provenance import peak_memory
-from spineseg.vertebrae import convention_map, level_name, relabel
+from spineseg.vertebrae import in_convention, level_name
 
 
 class ScanWriter(lightning.Callback):
@@ -52,7 +52,7 @@ class ScanWriter(lightning.Callback):
         """Start with no slices."""
         self.writer, self.score_threshold, self.named = writer, score_threshold, named
         self.with_slices, self.kind, self.labelling = slices, kind, labelling
-        self.values = convention_map("verse", convention).table
+        self.convention = convention
         self.failures: dict[str, str] = {}
         self._slices: list[SliceInstances] = []
         self._started = time.perf_counter()
@@ -110,7 +110,7 @@ class ScanWriter(lightning.Callback):
             values, labels = levels, levels[labels]
         facts = describe(labels, grid.affine, confidences(values, lifted.labels, sure), named=self.named)
         if self.named:
-            labels = relabel(labels, self.values, what=f"prediction of {batch['case']}")
+            labels = in_convention(labels, self.convention, what=f"prediction of {batch['case']}")
         self.writer.write(
             batch["case"],
             restore(Volume(labels, grid.affine), native),

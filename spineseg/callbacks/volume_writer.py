@@ -18,7 +18,7 @@ from spineseg.predictions.objects import separate
 from spineseg.predictions.store import PredictionWriter
 from spineseg.predictions.streaming import SlidingWindow, StreamedLabels, slice_instances
 from spineseg.provenance import peak_memory
-from spineseg.vertebrae import COCCYX, SACRUM, convention_map, relabel
+from spineseg.vertebrae import COCCYX, SACRUM, in_convention
 from spineseg.volumes import write_volume
 
 # Apart from the label maps: any volume file beside them would be read as one.
@@ -56,7 +56,7 @@ class VolumeWriter(lightning.Callback):
         if not levels:
             raise ConfigError("a 3D network without levels: expected classes that are levels; see datamodule.levels")
         self.writer, self.levels, self.with_slices = writer, tuple(int(level) for level in levels), slices
-        self.labelling, self.values = labelling, convention_map("verse", convention).table
+        self.labelling, self.convention = labelling, convention
         self.failures: dict[str, str] = {}
         self._started = time.perf_counter()
 
@@ -122,7 +122,7 @@ class VolumeWriter(lightning.Callback):
         facts = describe(levels[objects], grid.affine, confidences(levels, objects, sure), named=True)
         slices = slice_instances(streamed, self.levels) if self.with_slices else None
         # Of the few objects, not of the voxels: the same values at a byte a voxel.
-        table = relabel(levels, self.values, what=f"prediction of {batch['case']}").astype(np.uint8)
+        table = in_convention(levels, self.convention, what=f"prediction of {batch['case']}")
         write_volume(
             self.writer.folder / CONFIDENCE_FOLDER / f"{batch['case']}.nii.gz",
             restore(Volume(streamed.confidence, grid.affine), native),

@@ -24,7 +24,7 @@ from spineseg.predictions.naming import most_probable
 from spineseg.predictions.slicing import slice_labels
 from spineseg.predictions.store import LabelKind, PredictionWriter
 from spineseg.provenance import peak_memory
-from spineseg.vertebrae import convention_map, relabel
+from spineseg.vertebrae import in_convention
 
 if TYPE_CHECKING:
     from spineseg.data.prepared import Prepared
@@ -169,7 +169,6 @@ def predict_oracle(
 
     source = prepared.open_source()
     kind: LabelKind = "levels" if source.labels == "levels" else "instances"
-    values = convention_map("verse", convention).table
     failures: dict[str, str] = {}
     provenance = {"run": name, "simulated": prepared.simulated, "settings": _settings(name, settings)}
     with PredictionWriter(output, provenance=provenance, slices="label_map", label_convention=convention) as writer:
@@ -184,7 +183,7 @@ def predict_oracle(
                 slices = oracle_slices(name, truth, settings)
                 array: NDArray[Any] = lifted_levels(slices, truth.shape)
                 if kind == "levels":
-                    array = relabel(array, values, what=f"oracle of {case.id}")
+                    array = in_convention(array, convention, what=f"oracle of {case.id}")
                 labels = restore(Volume(array, canonical_grid(native.grid).affine), native.grid)
             except DataError as error:
                 failures[case.id] = str(error)
