@@ -47,6 +47,7 @@ def main(cfg: "DictConfig") -> None:
         split=str(provenance.get("split", "")),
         simulated=bool(provenance.get("simulated", False)) or is_simulated(where),
         prediction_convention=cfg.prediction_convention,
+        prediction_labels=cfg.prediction_labels,
         by_part=cfg.by_part,
         worst=cfg.worst,
     )

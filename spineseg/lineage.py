@@ -54,13 +54,23 @@ def check_same_data(run: Run, datamodule: CaseDataModule) -> None:
 
 def check_ancestor(run: Run, datamodule: CaseDataModule) -> None:
     """Refuse weights of a run that was trained on subjects which this run validates or tests on."""
-    seen = set(read_provenance(run).get("train_subjects", ()))
-    shared = sorted(seen & {*_subjects(datamodule, "val"), *_subjects(datamodule, "test")})
+    shared = sorted(seen_by(run) & {*_subjects(datamodule, "val"), *_subjects(datamodule, "test")})
     if shared:
         raise DataError(
             f"init_from={run.root}: that run was trained on {', '.join(shared)}, which this run validates or tests on; "
             "use the same data.fold and split_seed, or another run"
         )
+
+
+def seen_by(run: Run) -> set[str]:
+    """Subjects that a run's weights were trained on, those of the runs that they began with among them."""
+    known = read_provenance(run)
+    return set(known.get("seen_subjects") or known.get("train_subjects", ()))
+
+
+def seen_subjects(datamodule: CaseDataModule, ancestor: Run | None) -> list[str]:
+    """What ``seen_by`` gives for a run to be: its own training subjects, and what its ancestor has seen."""
+    return sorted({*_subjects(datamodule, "train"), *(seen_by(ancestor) if ancestor is not None else ())})
 
 
 def _subjects(datamodule: CaseDataModule, part: str) -> list[str]:

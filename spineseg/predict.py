@@ -127,10 +127,11 @@ def predict_scans(
     Returns:
         The reason for each case that failed; the others are written.
     """
+    from lightning import LightningModule
     from torch.utils.data import DataLoader
 
     from spineseg.callbacks.case_progress import CaseProgress
-    from spineseg.callbacks.prediction_writer import ScanWriter
+    from spineseg.callbacks.prediction_writer import CaseByCase, ScanWriter
     from spineseg.callbacks.volume_writer import VolumeWriter
     from spineseg.hardware import build_trainer
     from spineseg.metrics.detection import DEFAULT_SCORE_THRESHOLD
@@ -153,6 +154,7 @@ def predict_scans(
         label_convention=convention,
     )
     collector: ScanWriter | VolumeWriter
+    module: LightningModule = task
     if isinstance(task, SemanticSegmentation3D):
         if memory_limit_gb is not None:
             task.inferer = replace(task.inferer, memory_limit_gb=memory_limit_gb)
@@ -160,6 +162,7 @@ def predict_scans(
             writer, levels=task.levels, convention=convention, slices="json" in outputs, labelling=prices
         )
     else:
+        module = CaseByCase(task)
         threshold = DEFAULT_SCORE_THRESHOLD if model.score_threshold is None else model.score_threshold
         collector = ScanWriter(
             writer,
@@ -172,8 +175,14 @@ def predict_scans(
         )
     batches = DataLoader(model.datamodule.scan_batches(scans), batch_size=None)
     callbacks = [collector, CaseProgress(len(scans), collector.failures)]
-    settings: dict[str, Any] = {"logger": False, "devices": 1, "strategy": "auto", "enable_progress_bar": False}
-    build_trainer(trainer, callbacks=callbacks, **settings).predict(task, batches, return_predictions=False)
+    settings: dict[str, Any] = {
+        "logger": False,
+        "devices": 1,
+        "num_nodes": 1,
+        "strategy": "auto",
+        "enable_progress_bar": False,
+    }
+    build_trainer(trainer, callbacks=callbacks, **settings).predict(module, batches, return_predictions=False)
     writer.close()
     origin = Origin(str(provenance.get("run", "")), simulated=model.simulated)
     return write_extras(scans, output, outputs, collector.failures, origin)

@@ -22,7 +22,7 @@ _GLOB = set("*?[")
 def main(cfg: "DictConfig") -> None:
     """Write a report and print its headline."""
     check(cfg)
-    from spineseg.errors import ConfigError
+    from spineseg.errors import ConfigError, DataError
 
     if not cfg.runs and cfg.study is None:
         raise ConfigError("runs=[] and study=null: nothing to report; name runs, evaluation folders or a study")
@@ -39,6 +39,11 @@ def main(cfg: "DictConfig") -> None:
             f"runs: {len(unscored)} of {len(found) + len(unscored)} runs have no scores of the split '{cfg.split}':\n"
             f"  {listed}\nFinish them (`python -m spineseg.train resume=<run>`), or say unscored=list: they are then "
             "named in the report"
+        )
+    if not found and cfg.study is None:
+        raise DataError(
+            f"runs: none of {len(unscored)} runs has scores of the split '{cfg.split}', so there is nothing to report; "
+            "finish one (`python -m spineseg.train resume=<run>`), or choose another split="
         )
     output = Path(cfg.output)
     report = build_report(

@@ -117,6 +117,7 @@ class EvaluateConfig:
     prediction: str = REQUIRED
     reference_convention: str = "verse"
     prediction_convention: str = "verse"
+    prediction_labels: str | None = field(default=None, metadata={"choices": (None, "levels", "instances")})
     subjects: str | None = None
     edge: str | None = field(default=None, metadata={"choices": (None, "ignore", "count", "crop")})
     by_part: bool = False

@@ -22,6 +22,7 @@ def main(cfg: DictConfig) -> None:
     from spineseg.studies.board import Board
     from spineseg.studies.folder import StudyFolder
     from spineseg.studies.launchers import launch
+    from spineseg.studies.planning import checked_hardware
     from spineseg.studies.running import DiskFullError, Places, Stop
     from spineseg.studies.workers import WorkerSettings, stop_on_signals
 
@@ -29,7 +30,7 @@ def main(cfg: DictConfig) -> None:
         raise ConfigError(f"study.name={cfg.study.name}: expected a plain folder name of letters, digits, _ . + -")
     runs = Path(cfg.paths.runs)
     folder = StudyFolder(Path(cfg.study.output) if cfg.study.output else runs / "studies" / str(cfg.study.name))
-    places = Places(cfg.paths.data, cfg.paths.prepared, cfg.paths.runs, tuple(cfg.hardware))
+    places = Places(cfg.paths.data, cfg.paths.prepared, cfg.paths.runs, checked_hardware(cfg.hardware))
     like = None
     if cfg.search.space:
         total, like = plan_search(cfg, folder, places)
@@ -50,22 +51,24 @@ def main(cfg: DictConfig) -> None:
         raise DataError(f"{folder.root}: {error}; free some space and start the study again: it goes on") from error
     folder.write_ledger()
     if cfg.study.command is None and any(job.state == "done" for job in folder.all_jobs()):
-        from spineseg.loggers.study_summary import log_study
-
-        log_study(folder.root, folder.root / "figures")
+        summarise(folder)
     conclude(cfg, folder, total, wrong, stop)
 
 
 def plan_matrix(cfg: DictConfig, folder: "StudyFolder", places: "Places") -> int:
     """Write down what is asked and each job of a matrix; returns how many there are."""
     from spineseg.studies import planning
+    from spineseg.studies.continuing import check_same_kind, renew_jobs
     from spineseg.studies.identity import DataIdentities
+    from spineseg.studies.running import Measure
 
     split = str(cfg.study.split or "test")
+    check_same_kind(folder)
     planned = planning.plan_matrix(cfg, split, places, DataIdentities())
     known = {path.parent.name for path in folder.jobs.glob("*/job.json")}
     if cfg.study.command is None:
         planning.check_jobs(planned, known, places)
+    renew_jobs(folder, planned, Measure(str(cfg.study.metric), split), cfg.lease_timeout_s)
     for job in planned.values():
         folder.add_job(job)
     folder.write_study(
@@ -77,6 +80,7 @@ def plan_matrix(cfg: DictConfig, folder: "StudyFolder", places: "Places") -> int
 def plan_search(cfg: DictConfig, folder: "StudyFolder", places: "Places") -> "tuple[int, Job]":
     """Write down what is asked of a search; returns how many trials there are to be, and what they are like."""
     from spineseg.studies import planning
+    from spineseg.studies.continuing import check_same_search
     from spineseg.studies.identity import DataIdentities
     from spineseg.studies.matrix import JobSpec
     from spineseg.studies.search import Trials, distributions, override
@@ -89,28 +93,21 @@ def plan_search(cfg: DictConfig, folder: "StudyFolder", places: "Places") -> "tu
     middle = [override(name, _some(found)) for name, found in distributions(search["space"]).items()]
     probe = JobSpec(base.labels, (*base.overrides, *middle))
     job = planning.make_job(probe, places, cfg.study.preset, DataIdentities())
-    if cfg.study.command is None and not folder.study.is_file():
+    if cfg.study.command is None:
         planning.check_jobs({job.hash: job}, set(), places)
     if search["pruner"] is not None and search["monitor"] is None:
         search["monitor"] = planning.monitor_of(base, places)
-    if folder.study.is_file():
-        before = folder.read_study().get("search") or {}
-        for name in ("space", "direction", "sampler"):
-            if before.get(name) != search[name]:
-                raise ConfigError(
-                    f"search.{name}: {folder.root} holds a search with {before.get(name)}, now it is {search[name]}; "
-                    "its trials could not be compared: take another study.name"
-                )
-    metric = {"metric": search["metric"] or cfg.study.metric}
-    folder.write_study(
-        {
-            **asked(cfg, split),
-            **metric,
-            "simulated": job.simulated,
-            "search": search,
-            "base": {"labels": dict(base.labels), "overrides": list(base.overrides)},
-        }
-    )
+    content = {
+        **asked(cfg, split),
+        "metric": search["metric"] or cfg.study.metric,
+        "simulated": job.simulated,
+        "search": search,
+        "base": {"labels": dict(base.labels), "overrides": list(base.overrides)},
+        "data_hash": job.data_hash,
+        "split_hash": job.split_hash,
+    }
+    check_same_search(folder, content)
+    folder.write_study(content)
     return Trials(folder, search).total, job
 
 
@@ -176,14 +173,28 @@ def announce(cfg: DictConfig, folder: "StudyFolder", total: int, workers: int, l
             print("warning: that is more than the disk has", file=sys.stderr)
 
 
+def summarise(folder: "StudyFolder") -> None:
+    """Log the study's tables and figures; what cannot be drawn must not hide what failed, nor the exit code."""
+    from spineseg.loggers.study_summary import log_study
+
+    try:
+        log_study(folder.root, folder.root / "figures")
+    except Exception as error:
+        said = f"warning: no summary of {folder.root} was logged: {type(error).__name__}: {error}"
+        print(f"{said}; the ledger is whole; `report study=… output=…` makes tables and figures of it", file=sys.stderr)
+
+
 def conclude(cfg: DictConfig, folder: "StudyFolder", total: int, wrong: list[str], stop: "Stop") -> None:
     """Say what came of it; exit code 0 if every job is done, 1 if not, 130 or 143 if it was stopped."""
     jobs = folder.all_jobs()
     plan = set(folder.plan())
     if plan:
         jobs = [job for job in jobs if job.hash in plan]
-    # Of a search, trials: two with the same parameters are one job.
-    done = sum(max(1, len(job.trials)) for job in jobs if job.state in ("done", "pruned"))
+    done = sum(job.state in ("done", "pruned") for job in jobs)
+    if cfg.search.space:  # trials: two with the same parameters are one job
+        from spineseg.studies.search import Trials
+
+        done = Trials(folder, folder.read_study()["search"]).done()
     print(f"{done} of {total} jobs done; ledger: {folder.ledger}")
     if cfg.search.space:
         show_best(folder)

@@ -149,7 +149,7 @@ def fit_and_score(cfg: DictConfig, run_or_maker: Any) -> None:
     from spineseg.callbacks.panels import Pictures
     from spineseg.checkpoints import read_checkpoint, steps_done
     from spineseg.hardware import build_trainer, training_threads
-    from spineseg.lineage import check_ancestor, check_same_data, facts
+    from spineseg.lineage import check_ancestor, check_same_data, facts, seen_subjects
     from spineseg.provenance import write_provenance
     from spineseg.ranks import run_of_all
     from spineseg.runs import Run, best_checkpoint, find_run
@@ -170,14 +170,17 @@ def fit_and_score(cfg: DictConfig, run_or_maker: Any) -> None:
     task = build_task(cfg, datamodule, pretrained=not saved)
     split = datamodule.split()
     resumed_step = None if resumed is None else 0
+    seen: dict[str, list[str]] = {}
     if resumed is not None and resumed.provenance.is_file():
         check_same_data(resumed, datamodule)
     if resumed is not None and saved:
         resumed_step = steps_done(read_checkpoint(resumed.last))
-    elif cfg.init_from is not None:
-        ancestor = find_run(cfg.init_from, Path(cfg.paths.runs))
-        check_ancestor(ancestor, datamodule)
-        load_weights(task, best_checkpoint(ancestor))
+    else:
+        ancestor = find_run(cfg.init_from, Path(cfg.paths.runs)) if cfg.init_from is not None else None
+        if ancestor is not None:
+            check_ancestor(ancestor, datamodule)
+            load_weights(task, best_checkpoint(ancestor))
+        seen = {"seen_subjects": seen_subjects(datamodule, ancestor)}
     callbacks = [build(node, lightning.Callback) for node in cfg.callbacks.values() if node is not None]
     for callback in callbacks:
         if isinstance(callback, Pictures):
@@ -192,7 +195,7 @@ def fit_and_score(cfg: DictConfig, run_or_maker: Any) -> None:
         if node is not None
     ]
     if trainer.is_global_zero:
-        write_provenance(run, **facts(cfg, datamodule, task, trainer))
+        write_provenance(run, **facts(cfg, datamodule, task, trainer), **seen)
         if plan is not None:
             plan.write(run.root / "nnunet.json")
         announce(run, datamodule, split, task)
@@ -209,7 +212,7 @@ def fit_and_score(cfg: DictConfig, run_or_maker: Any) -> None:
     threshold = load_weights(task, best_checkpoint(run))
     model = TrainedModel(task, datamodule, threshold, simulated=datamodule.prepared.simulated)
     for name in cfg.score_splits:
-        score_split(cfg, run, model, datamodule, name, loggers, fit_seconds=seconds)
+        score_split(cfg, run, model, name, loggers, fit_seconds=seconds)
     for logger in loggers:
         close = getattr(logger, "close", None)
         if close is not None:

@@ -166,6 +166,11 @@ def origin(runs: Sequence[Run], model: TrainedModel, checkpoint: str) -> dict[st
     """What predictions.json says of where a model comes from; of an ensemble, of each member its fold and subjects."""
     names = " + ".join(run.name for run in runs)
     found: dict[str, Any] = {"run": names, "checkpoint": checkpoint}
+    told = [read_provenance(run) for run in runs]
+    seen = {str(subject) for each in told for subject in each.get("seen_subjects") or each.get("train_subjects") or ()}
+    if seen:
+        # By name, so that a report of these predictions can refuse scores of subjects that a member has seen.
+        found["train_subjects"] = sorted(seen)
     if model.members:
         found["members"] = [_member(run, each) for run, each in zip(runs, model.members, strict=True)]
     return found

@@ -218,7 +218,8 @@ def relabel(
     if unknown:
         raise DataError(
             f"{what}: unknown label {', '.join(map(str, unknown))}; expected {_ranges(table)}. "
-            "Check the convention named in the source's config."
+            "Check the label convention: the source's config in prepare, prediction_convention= or "
+            "reference_convention= in evaluate."
         )
     if span <= 1 << 16:
         lookup = np.zeros(span, np.uint8)

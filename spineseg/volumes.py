@@ -199,7 +199,11 @@ def _check_raw(path: Path) -> None:
     element = sizes.get(header.get("ElementType", ""))
     if element is None or not header.get("DimSize"):
         return
-    expected = element * math.prod(int(n) for n in header["DimSize"].split())
+    try:
+        # Some programs write whole numbers as ``5.0``, which ITK reads.
+        expected = element * math.prod(int(float(n)) for n in header["DimSize"].split())
+    except (ValueError, OverflowError) as error:
+        raise DataError(f"{path}: DimSize is '{header['DimSize']}'; expected three whole numbers") from error
     found = raw.stat().st_size
     if found < expected:
         raise DataError(

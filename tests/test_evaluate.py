@@ -30,10 +30,13 @@ from spineseg.volumes import write_volume
 
 AFFINE = np.array([[0.0, 0, 3, -20], [-2.0, 0, 0, 7], [0, 2.5, 0, 11], [0, 0, 0, 1]])
 NAMES = [f"case{n}" for n in range(6)]
+# AP50 with all scores 1, beside every exclusive AP50: without an interval.
+CONSTANTS = {f"{box}ap50_constant{suffix}" for box in ("", "box_") for suffix in ("", "_named")}
 CONTRACT = {
     *(f"{shape}_map50{suffix}" for shape in ("mask", "box") for suffix in ("", "_named", "_native")),
     *(f"{shape}_map50_95{suffix}" for shape in ("mask", "box") for suffix in ("", "_named", "_native")),
-    *("dice", "dice_spine", "pq", "precision", "recall", "f1", "ap50_constant"),
+    *("dice", "dice_spine", "pq", "precision", "recall", "f1"),
+    *CONSTANTS,
     *("dice_union", "nsd", "id", "id_case", "id_precision", "id_f1", "all_right"),
     *("hd95", "assd", "centroid_error_mm", "d_free_mm"),
     *("error_naming", "error_mixed", "error_outline", "error_missed"),
@@ -41,7 +44,7 @@ CONTRACT = {
 # Medians in mm over the levels found, which have quartiles and an interval from 50 subjects on only.
 DISTANCES = {"hd95", "assd", "centroid_error_mm", "d_free_mm"}
 ERRORS = {"error_naming", "error_mixed", "error_outline", "error_missed"}
-NAMELESS = {"dice_spine", "d_free_mm", "pq", "precision", "recall", "f1", "ap50_constant"}
+NAMELESS = {"dice_spine", "d_free_mm", "pq", "precision", "recall", "f1", "ap50_constant", "box_ap50_constant"}
 
 
 def truth(n: int) -> Volume:
@@ -94,7 +97,7 @@ def test_a_named_detector_gets_every_number_of_the_contract(tmp_path: Path) -> N
             assert 0 < entry["found"] <= 1
         elif name not in ERRORS:
             assert 0 < entry["value"] <= 1, name
-        if name not in {*DISTANCES, "ap50_constant"}:
+        if name not in {*DISTANCES, *CONSTANTS}:
             assert entry["low"] <= entry["value"] <= entry["high"], name
     # One of 24 levels was not predicted.
     assert results["id"]["value"] == results["hd95"]["found"] == 23 / 24

@@ -12,6 +12,7 @@ from scipy import stats
 from spineseg.errors import DataError
 from spineseg.evaluate import Reference, find_references
 from spineseg.geometry import Volume
+from spineseg.metrics.references import default_edge, is_simulated
 from spineseg.predictions.point_files import write_points
 from spineseg.volumes import write_volume
 from tests.evaluation_cases import evaluated, summary_of, turned
@@ -188,3 +189,46 @@ def test_tables_of_few_subjects_have_no_interval_and_no_list_that_was_not_asked_
     for name in ("overall", "per_level", "per_region"):
         table = pd.read_csv(tables / f"{name}.csv")
         assert table["low"].isna().all() and "[0" not in (tables / f"{name}.md").read_text()
+
+
+def test_one_mask_of_all_vertebrae_is_scored_unnamed_and_the_note_says_what_the_edge_took(tmp_path: Path) -> None:
+    for case, top in (("cut", 62), ("whole", 55)):
+        truth = column(20, 21, 22, top=top)
+        if case == "cut":
+            truth.array[3:13, 50:62, 2:8] = 20  # the largest vertebra is the one at the face
+        write_volume(tmp_path / "reference" / f"{case}.nii.gz", truth)
+        write_volume(tmp_path / "tool" / f"{case}.nii.gz", truth.with_array((truth.array > 0).astype(np.uint8)))
+    references = find_references(tmp_path / "reference")
+    notes, spine = {}, {}
+    for edge in ("ignore", "count", "crop"):
+        output = tmp_path / edge
+        results = evaluated(references, tmp_path / "tool", output, edge=edge, prediction_labels="instances")
+        assert results["dice"] == {"value": None, "status": "n/a"}
+        spine[edge] = results["dice_spine"]["value"]
+        notes[edge] = [note for note in summary_of(output)["notes"] if "only predicted object" in note]
+    assert spine == {"ignore": 0.5, "count": 1.0, "crop": 1.0}
+    assert notes["count"] == notes["crop"] == []
+    (note,) = notes["ignore"]
+    assert " in cut;" in note and "edge=crop or edge=count" in note
+    assert "in cut;" in (tmp_path / "count" / "ignore" / "tables" / "overall.md").read_text()
+    assert summary_of(tmp_path / "crop")["prediction_labels"] == "instances"
+
+
+def test_excels_byte_order_mark_is_no_part_of_a_column(tmp_path: Path) -> None:
+    write_volume(tmp_path / "reference" / "a.nii.gz", column(20, 21))
+    (tmp_path / "people.csv").write_text("case,subject\na,anna\n", encoding="utf-8-sig")
+    (found,) = find_references(tmp_path / "reference", subjects=tmp_path / "people.csv")
+    assert found.subject == "anna"
+
+
+def test_only_what_prepare_wrote_counts_as_prepared(tmp_path: Path) -> None:
+    scan = tmp_path / "reference" / "a.nii.gz"
+    write_volume(scan, column(20, 21))
+    # Somebody's own list beside the masks.
+    (tmp_path / "reference" / "cases.csv").write_text("case\na\n")
+    assert [each.case for each in find_references(tmp_path / "reference")] == ["a"]
+    assert default_edge(tmp_path / "reference") == "ignore" and not is_simulated(tmp_path / "reference")
+    for where in (scan, tmp_path / "reference" / "cases.csv"):
+        assert default_edge(where) == "ignore" and not is_simulated(where)
+        with pytest.raises(DataError, match=r"expected a folder, or prepare's cases.csv"):
+            find_references(where)

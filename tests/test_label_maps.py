@@ -89,6 +89,26 @@ def test_predictions_lie_on_the_native_grid_and_are_made_again_by_a_loaded_model
     assert earlier == again
 
 
+def test_rescoring_repeats_the_scores_and_reads_what_is_there(trained: Path, tmp_path: Path) -> None:
+    import pandas as pd
+
+    from spineseg.errors import ConfigError, DataError
+    from spineseg.studies.rescoring import find_trained, rescore
+
+    (run,) = find_trained(trained)
+    found = rescore(run, tmp_path)
+    kept = pd.read_csv(run.evaluation("test") / "metrics.csv", keep_default_na=False, na_values={"value": ["", "nan"]})
+    pd.testing.assert_frame_equal(found, kept)
+    written = (tmp_path / "evaluation" / "summary.json").stat().st_mtime_ns
+    rescore(run, tmp_path)
+    assert (tmp_path / "evaluation" / "summary.json").stat().st_mtime_ns == written
+    with pytest.raises(DataError, match="no run with"):
+        find_trained(tmp_path)
+    if "unet2d" in trained.parts[-2]:
+        with pytest.raises(ConfigError, match="3D networks only"):
+            rescore(run, tmp_path / "mirrored", mirror_axes=["x"])
+
+
 def write_scan(path: Path, shape: tuple[int, int, int], *, shear: float = 0.0, bad: float | None = None) -> None:
     """Air with a bright block; ``shear`` is the x that a voxel along z moves by, of 3 mm."""
     hu = np.full(shape, -1000, np.float32)

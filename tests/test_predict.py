@@ -126,6 +126,23 @@ def test_a_scan_may_not_bear_the_name_of_the_folders_files(tmp_path: Path, name:
         find_scans(tmp_path)
 
 
+def test_predictions_inside_the_input_are_no_scans(
+    ten: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(ten[0], tmp_path, dirs_exist_ok=True)
+    given = ["run=threshold", f"input={tmp_path}", f"output={tmp_path / 'deep' / 'out'}", "outputs=[nifti]"]
+    for _ in range(2):
+        main(compose("predict", given))
+        assert "7 of 7 scans predicted" in capsys.readouterr().out
+    write_volume(tmp_path / "deep" / "out" / "confidence" / "other.nii.gz", SCAN)
+    assert len(find_scans(tmp_path)) == 7
+    assert "predictions.json (8): deep/out/case0.nii.gz" in capsys.readouterr().out
+    # Another tool's file of that name says nothing.
+    (tmp_path / "deep" / "out" / "predictions.json").write_text("[]")
+    with pytest.raises(DataError, match="would be called"):
+        find_scans(tmp_path)
+
+
 def test_a_place_without_scans_says_what_is_expected(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("hello")
     for where in (tmp_path, tmp_path / "gone", tmp_path / "a.txt"):

@@ -9,6 +9,7 @@ import pytest
 from spineseg.config import compose
 from spineseg.errors import ConfigError, DataError
 from spineseg.report import main
+from spineseg.reporting.build import build_report
 from tests.reporting.scored_runs import write_evaluation, write_run
 
 
@@ -79,6 +80,37 @@ def test_runs_without_scores_are_refused_or_named(runs: Path, tmp_path: Path) ->
     report(tmp_path / "b", *given, runs=runs, unscored="list")
     assert "1 runs have no scores" in (tmp_path / "b" / "report.md").read_text()
     assert "csi/unet_csi/t" in (tmp_path / "b" / "report.md").read_text()
+
+
+def test_only_unscored_runs_are_an_error_that_says_so(runs: Path, tmp_path: Path) -> None:
+    failed = shutil.copytree(next((runs / "csi" / "unet_csi").glob("*")), tmp_path / "runs" / "csi" / "unet_csi" / "t")
+    shutil.rmtree(failed / "evaluation")
+    with pytest.raises(DataError, match="none of 1 runs has scores of the split 'test'"):
+        report(tmp_path / "a", failed, runs=runs, unscored="list")
+
+
+def test_scores_outlive_their_predictions(runs: Path, tmp_path: Path) -> None:
+    scores = shutil.copytree(runs / "threshold" / "scores", tmp_path / "alone" / "scores")
+    report(tmp_path / "report", scores, runs=runs)
+    page = (tmp_path / "report" / "report.md").read_text()
+    assert "is not drawn" in page and "neither a prediction nor a reference" in page and str(tmp_path) not in page
+    assert not list((tmp_path / "report" / "figures").glob("worst_case*"))
+
+
+def test_no_worst_case_asked_for_is_none_drawn(runs: Path, tmp_path: Path) -> None:
+    found = build_report([runs / "threshold" / "scores"], tmp_path, worst=0, html=False)
+    assert not {"pass", "worst_case_1"} & set(found.figures)
+
+
+def test_runs_that_cannot_be_compared_leave_an_earlier_report_alone(runs: Path, tmp_path: Path) -> None:
+    output = tmp_path / "report"
+    report(output, runs / "threshold" / "scores", runs=runs, title="first")
+    before = sorted(path.name for path in (output / "tables").iterdir())
+    fewer = write_evaluation(tmp_path / "fewer", "oracle_native", subjects=range(2))
+    with pytest.raises(DataError, match="different cases"):
+        report(output, runs / "threshold" / "scores", fewer, runs=runs)
+    assert sorted(path.name for path in (output / "tables").iterdir()) == before
+    assert (output / "report.md").read_text().startswith("# first")
 
 
 def test_nothing_to_report_is_an_error(tmp_path: Path) -> None:

@@ -216,6 +216,7 @@ def plan(study: StudyUnderTest, *more: str) -> None:
         ),
         (["workers=2"], "expected launcher=joblib"),
         (["study.name=a/b"], "expected a plain folder name"),
+        (["hardware=['trainer.max_epochs=1']"], r"hardware: trainer\.max_epochs is not of the machine alone"),
         (["++search.space={optim.lr0: {low: 1, high: 2}}", "study.split=test"], "looks at test data"),
         (["++search.space={optim.lr0: {low: 1, high: 2}}", SEEDS], "a trial is one training"),
         (["study.command=null", "++study.axes={a: {x: ['+optim.lr00=1']}}"], r"optim\.lr00: .*did you mean 'lr0'"),
@@ -247,3 +248,18 @@ def test_a_job_that_trains(scans: Path, prepared: Path, tmp_path: Path) -> None:
     provenance = json.loads(run.provenance.read_text())
     assert (job.data_hash, job.split_hash) == (provenance["data_hash"], provenance["split_hash"])
     assert "group: tested" in run.config.read_text() and job.epochs == 1
+
+
+def test_a_summary_that_cannot_be_drawn_is_a_warning(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What failed is told, and the exit code is that of the jobs."""
+    from spineseg.loggers import study_summary
+    from spineseg.study import summarise
+
+    def broken(root: Path, figures: Path) -> bool:
+        raise KeyError("flip")
+
+    monkeypatch.setattr(study_summary, "log_study", broken)
+    summarise(StudyFolder(tmp_path))
+    assert "KeyError: 'flip'" in capsys.readouterr().err

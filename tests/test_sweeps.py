@@ -13,8 +13,8 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from spineseg.config import check, compose, conf_dir
 from spineseg.errors import ConfigError
+from spineseg.studies.matrix import cells, read_axes
 from spineseg.studies.matrix import jobs as jobs_of_study
-from spineseg.studies.matrix import read_axes
 from spineseg.studies.search import distributions, override
 from spineseg.targets import nearest, plain
 
@@ -142,6 +142,32 @@ def test_every_axis_of_a_study_names_a_key(path: Path) -> None:
     if axes_of_study:  # once as Hydra does it, with the last label of each axis
         last = [override for axis in axes_of_study for override in list(axis.levels.values())[-1]]
         check(compose("train", [f"+experiment={asked['recipes'][0]}", *preset, *common, *last]))
+
+
+def test_mosaic_is_compared_within_one_kind_of_classes() -> None:
+    """A baseline in both axes would add the effect of the classes to that of mosaic."""
+    from spineseg.reporting.study_arms import Arm, baseline_of
+
+    cfg = compose("study", ["+study=mosaic"])
+    labels = dict.fromkeys(tuple(sorted(cell.labels.items())) for cell in cells(cfg.study))
+    arms = [Arm(dict(each), (), {}, {}) for each in labels]
+    for arm in arms:
+        base = baseline_of(arm, arms, plain(cfg.study.baseline))
+        assert (base is None) == (arm.labels["mosaic"] == "without")
+        assert base is None or arms[base].labels == {**arm.labels, "mosaic": "without"}
+
+
+def test_a_learning_curve_has_as_many_steps_everywhere() -> None:
+    asked: Any = plain(compose("study", ["+study=learning_curve"]).study)
+    steps = set()
+    for recipe in asked["recipes"]:
+        data = recipe_config(recipe, *asked["recipe_overrides"].get(recipe, ())).data
+        # nnU-Net's plan sets the batch, of which 500 patches are 250 as published.
+        steps.add((data.get("epoch_slices") or data.epoch_patches) // (data.batch_size or 2))
+    assert steps == {250}
+    sweep = yaml.safe_load((CONF / "sweep" / "learning_curve.yaml").read_text())["hydra"]["sweeper"]["params"]
+    for recipe in sweep["+experiment"].split(","):
+        assert asked["recipe_overrides"][recipe] == [f"data.epoch_slices={sweep['data.epoch_slices']}"]
 
 
 def test_searches_that_are_compared_have_equal_trials() -> None:

@@ -121,3 +121,8 @@ def test_unknown_names_are_errors() -> None:
         level_name(29)
     with pytest.raises(ConfigError, match="verse"):
         convention_map("vers", "kaggle")
+
+
+def test_an_unknown_label_points_to_every_key_that_names_the_convention() -> None:
+    with pytest.raises(DataError, match=r"config in prepare, prediction_convention= or reference_convention="):
+        relabel(np.array([99]), {1: 1}, what="mask")

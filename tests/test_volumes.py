@@ -114,6 +114,17 @@ def test_missing_empty_and_foreign_files(tmp_path: Path) -> None:
         read_volume(tmp_path / "a.mhd")
 
 
+def test_an_mhd_whose_size_is_written_with_a_point_is_read(tmp_path: Path) -> None:
+    write_volume(tmp_path / "a.mhd", example())
+    text = (tmp_path / "a.mhd").read_text()
+    (line,) = [line for line in text.splitlines() if line.startswith("DimSize")]
+    (tmp_path / "a.mhd").write_text(text.replace(line, f"{line}.0"))
+    np.testing.assert_array_equal(read_volume(tmp_path / "a.mhd").array, example().array)
+    (tmp_path / "a.mhd").write_text(text.replace(line, f"{line}x"))
+    with pytest.raises(DataError, match=r"a\.mhd: DimSize"):
+        read_volume(tmp_path / "a.mhd")
+
+
 @pytest.mark.parametrize("degrees", [0.0, 0.9, 1.1, 15.0])
 def test_axes_that_are_not_at_right_angles_are_refused_with_the_angle(tmp_path: Path, degrees: float) -> None:
     turned = np.array([[0.6, -0.8, 0], [0.8, 0.6, 0], [0, 0, 1]])

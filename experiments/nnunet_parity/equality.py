@@ -14,7 +14,7 @@ from recipe import Recipe, our_config
 from torch import Tensor
 
 from spineseg.data.datamodules import PatchDataModule
-from spineseg.models.nnunet import loss, planned_network
+from spineseg.models.nnunet import Loss, planned_network
 from spineseg.models.nnunet_settings import PlannedSettings
 from spineseg.models.nnunet_weights import export_checkpoint, import_checkpoint
 from spineseg.predictions.streaming import SlidingWindow
@@ -82,7 +82,7 @@ def _training(settings: PlannedSettings, net: Any, theirs: Any, module: PatchDat
     theirs.decoder.deep_supervision = True
     with torch.no_grad():
         outputs, expected = net.train()(images), theirs(images.permute(turn))
-        ours = loss(settings.batch_dice)(outputs, labels).item()
+        ours = Loss(settings.batch_dice)(outputs, labels).item()
         their_loss = nnUNetTrainer._build_loss(trainer)(expected, stacked).item()
     theirs.decoder.deep_supervision = False
     return {

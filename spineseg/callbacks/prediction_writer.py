@@ -6,12 +6,14 @@ from typing import Any
 
 import lightning
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
-from spineseg.data.scans import ScanBatch
+from spineseg.data.scans import ScanBatch, failure_reason
 from spineseg.errors import DataError
 from spineseg.geometry import Affine, Grid, Volume, canonical_grid, restore
 from spineseg.predictions.centres import label_centres_mm
+from spineseg.predictions.forecast import out_of_memory
 from spineseg.predictions.instances import SliceInstances, exclusive
 from spineseg.predictions.labelling import LabellingSettings
 from spineseg.predictions.lifting import lift
@@ -21,8 +23,40 @@ from spineseg.provenance import peak_memory
 from spineseg.vertebrae import in_convention, level_name
 
 
+class CaseByCase(lightning.LightningModule):
+    """A task of slices whose errors are those of one case: its ``predict_step`` gives them to ``ScanWriter``.
+
+    Args:
+        task: gives the instances of each slice, or raises what stopped it.
+    """
+
+    def __init__(self, task: lightning.LightningModule) -> None:
+        """Take the task."""
+        super().__init__()
+        self.task = task
+        self._failed: str | None = None
+
+    def predict_step(self, batch: ScanBatch, batch_index: int) -> list[SliceInstances] | DataError:
+        """The task's; after an error, nothing more is computed for that case."""
+        if batch["case"] == self._failed:
+            return []
+        self._failed = None
+        try:
+            found: list[SliceInstances] = self.task.predict_step(batch, batch_index)
+            return found
+        except DataError as error:
+            # Its frames hold what lies on the device.
+            reason = error.with_traceback(None)
+        except torch.OutOfMemoryError as error:
+            count = len(batch["indices"])
+            reason = out_of_memory(error, f"train with less than data.batch_size={count}, the slices at a time")
+        torch.cuda.empty_cache()
+        self._failed = batch["case"]
+        return reason
+
+
 class ScanWriter(lightning.Callback):
-    """Write each scan when its last slice is in.
+    """Write each scan when its last slice is in; a batch that gave an error (``CaseByCase``) fails its scan.
 
     Args:
         writer: the predictions folder.
@@ -35,7 +69,7 @@ class ScanWriter(lightning.Callback):
             slice instances keep the model's own names (PROTOCOL 5.5).
 
     Attributes:
-        failures: reason by case, of scans that could not be read or written.
+        failures: reason by case, of scans that could not be read, predicted or written.
     """
 
     def __init__(
@@ -55,6 +89,7 @@ class ScanWriter(lightning.Callback):
         self.convention = convention
         self.failures: dict[str, str] = {}
         self._slices: list[SliceInstances] = []
+        self._error: str | None = None
         self._started = time.perf_counter()
 
     def on_predict_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
@@ -65,23 +100,27 @@ class ScanWriter(lightning.Callback):
         self,
         trainer: lightning.Trainer,
         pl_module: lightning.LightningModule,
-        outputs: list[SliceInstances],
+        outputs: list[SliceInstances] | DataError,
         batch: ScanBatch,
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
         """Collect; lift and write after the last slice of a scan."""
-        self._slices += outputs
+        if isinstance(outputs, DataError):
+            self._error = self._error or str(outputs)
+        else:
+            self._slices += outputs
         if not batch["last"]:
             return
         slices, self._slices = self._slices, []
-        if batch["error"] is not None:
-            self._fail(batch["case"], batch["error"])
+        reason, self._error = self._error or batch["error"], None
+        if reason is not None:
+            self._fail(batch["case"], reason)
         else:
             try:
                 self._write(batch, slices)
-            except DataError as error:
-                self._fail(batch["case"], str(error))
+            except (DataError, MemoryError) as error:
+                self._fail(batch["case"], failure_reason(batch["case"], error))
         self._started = time.perf_counter()
 
     def _fail(self, case: str, reason: str) -> None:

@@ -205,7 +205,8 @@ def _no_slice(header: Dataset) -> str | None:
 
 def _names(series: Mapping[str, Sequence[Frame]], where: Path) -> dict[str, str]:
     """A case id for each UID: the place's name for one series, else its folder's, with a short hash if need be."""
-    whole = where.resolve()
+    # A file that is a link bears its own name, not that of what it leads to.
+    whole = where.parent.resolve() / where.name if where.is_file() else where.resolve()
     top = whole.stem if where.is_file() else whole.name
     if len(series) == 1:
         return dict.fromkeys(series, top)

@@ -55,10 +55,12 @@ class DicomFile:
 
     @property
     def folder(self) -> PurePosixPath:
-        """The folder that holds it; inside a zip, below the zip's name."""
-        if self.member is None:
-            return PurePosixPath(self.path.resolve().parent.as_posix())
-        return PurePosixPath(self.path.with_suffix("").resolve().as_posix(), self.member).parent
+        """The folder that holds it; inside a zip, below the zip's name.
+
+        A file that is a link, as datalad and git-annex make them, lies where the link does.
+        """
+        beside = PurePosixPath(self.path.parent.resolve().as_posix())
+        return beside if self.member is None else (beside / self.path.stem / self.member).parent
 
 
 def dicom_files(where: Path) -> list[DicomFile]:

@@ -1,5 +1,6 @@
 """Which scans a place holds for ``predict``: volumes, DICOM series, or a prepared source's cases."""
 
+import json
 from collections import Counter
 from collections.abc import Container
 from functools import partial
@@ -14,6 +15,7 @@ from spineseg.data.sources.folder import MASK_NAMES, MASK_SUFFIXES
 from spineseg.errors import ConfigError, DataError
 from spineseg.geometry import Volume
 from spineseg.memory import check_room
+from spineseg.predictions.store import FOLDER_FILE, FOLDER_FORMAT
 from spineseg.volumes import is_volume, stem
 
 _EXPECTED: Final = "expected a NIfTI, MetaImage or NRRD file, CT slices in DICOM (a file or a zip), or a folder of them"
@@ -35,7 +37,8 @@ def find_scans(
     """A volume, all volumes and CT series of a folder or zip, or a prepared source's cases, as scans in HU.
 
     The case's id is the file's name, or its folder's. In a folder, files named as masks are left out, and volumes
-    beside the slices of a DICOM series (its masks, or itself again), and what is DICOM but no CT slice; notes say so.
+    beside the slices of a DICOM series (its masks, or itself again), folders of predictions with all below them (of an
+    earlier run with ``output`` inside ``input``), and what is DICOM but no CT slice; notes say so.
     What cannot be read is a scan that fails when its turn comes.
 
     Args:
@@ -82,12 +85,21 @@ def _read_prepared(source: Source, case: Case, memory_limit_gb: float | None) ->
 
 
 def _volumes(folder: Path, slices: Container[Path]) -> dict[str, Path]:
-    """The volumes below a folder by case id, without masks and without those in the folders ``slices``."""
-    every = [path for path in folder.rglob("*") if is_volume(path) and not path.name.startswith(".")]
+    """The volumes below a folder by case id, without masks, predictions, and those in the folders ``slices``."""
+    below = list(folder.rglob("*"))
+    predicted = {path.parent for path in below if path.name == FOLDER_FILE and _is_predictions(path)}
+    every = [path for path in below if is_volume(path) and not path.name.startswith(".")]
+    ours = sorted(path for path in every if not predicted.isdisjoint(path.parents))
+    every = sorted(set(every) - set(ours))
     masks = sorted(path for path in every if _is_mask(path))
     beside = sorted(path for path in set(every) - set(masks) if path.parent in slices)
     found = sorted(set(every) - set(masks) - set(beside))
-    for left_out, why in ((masks, "their names are those of masks"), (beside, "they lie beside DICOM slices")):
+    reasons = (
+        (ours, f"they are predictions, of a folder with {FOLDER_FILE}"),
+        (masks, "their names are those of masks"),
+        (beside, "they lie beside DICOM slices"),
+    )
+    for left_out, why in reasons:
         if left_out:
             listed = ", ".join(str(path.relative_to(folder)) for path in left_out[:5])
             print(f"note: left out, for {why} ({len(left_out)}): {listed}{', …' * (len(left_out) > 5)}")
@@ -99,6 +111,16 @@ def _volumes(folder: Path, slices: Container[Path]) -> dict[str, Path]:
         twice = sorted({name for name in names if names.count(name) > 1})
         raise DataError(f"{folder}: two volumes would be called {', '.join(twice)}; predict them one by one")
     return dict(zip(names, found, strict=True))
+
+
+def _is_predictions(file: Path) -> bool:
+    """Whether a ``predictions.json`` is one of ours, of whatever version."""
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    known = FOLDER_FORMAT.split()[0] + " "
+    return isinstance(content, dict) and str(content.get("format", "")).startswith(known)
 
 
 def _is_mask(path: Path) -> bool:

@@ -214,7 +214,9 @@ class CaseDataModule(lightning.LightningDataModule, ABC):
     @property
     def loader_workers(self) -> int:
         """Loader processes of this training process."""
-        return _free_processors(self._place[1]) if self.workers is None else self.workers
+        if self.workers is not None:
+            return self.workers
+        return _free_processors(self.trainer.num_devices if self.trainer is not None else 1)
 
     @property
     def _place(self) -> tuple[int, int]:
@@ -229,9 +231,9 @@ class CaseDataModule(lightning.LightningDataModule, ABC):
         return length - length % whole if length >= whole else length
 
 
-def _free_processors(world: int) -> int:
-    """Loader processes for each training process: what is left of its share of processors, at most 8.
+def _free_processors(processes: int) -> int:
+    """Loader processes for each training process of this node: what is left of its share of processors, at most 8.
 
     None on two cores: a second thread of the network is worth more there (experiments/training_loop).
     """
-    return max(0, min(8, processors() // world - 2))
+    return max(0, min(8, processors() // processes - 2))

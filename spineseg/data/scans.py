@@ -1,9 +1,10 @@
 """Whole scans to predict on: their native sagittal slices in batches, or volumes, at the network's spacing."""
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, TypedDict
+from typing import TYPE_CHECKING, Literal, TypedDict
 
 import numpy as np
 import torch
@@ -15,7 +16,7 @@ from spineseg.data.slices import STRIDE, SliceReader, padding
 from spineseg.data.sources.base import as_hounsfield
 from spineseg.data.store import Resampling
 from spineseg.errors import DataError
-from spineseg.geometry import SpacingMm, Volume, canonical, resample_image
+from spineseg.geometry import SpacingMm, Volume, canonical, resample_image, resampled_grid
 from spineseg.memory import check_room
 from spineseg.volumes import read_grid, read_volume
 
@@ -101,7 +102,8 @@ def to_hounsfield(stored: Volume, *, hu_offset: float | None, source_offset: flo
 class ScanBatch(TypedDict):
     """Some slices of one scan, in order along X of its canonical grid.
 
-    ``error`` is set, and ``images`` empty, when the scan could not be read: one bad scan does not stop the rest.
+    ``error`` is set, and ``images`` empty, when the scan could not be read or brought to the network's spacing: one bad
+    scan does not stop the rest.
     """
 
     case: str
@@ -146,15 +148,13 @@ class ScanSlices(IterableDataset[ScanBatch]):
         """Batches of all slices of each scan in turn."""
         for scan in _share(self.scans):
             try:
-                native = _read(scan)
-            except DataError as error:
-                yield self._failed(scan.case, str(error))
-                continue
-            yield from self._batches(scan.case, native)
+                yield from self._batches(scan)
+            except (DataError, MemoryError) as error:
+                yield self._failed(scan.case, failure_reason(scan.case, error))
 
-    def _batches(self, case: str, native: Volume) -> Iterator[ScanBatch]:
-        volume = canonical(native)
-        small = resample_image(volume, (None, self.pixel_mm, self.pixel_mm))
+    def _batches(self, scan: Scan) -> Iterator[ScanBatch]:
+        native = _read(scan)
+        volume, small = _resampled(native, (None, self.pixel_mm, self.pixel_mm), 1, what=f"scan '{scan.case}'")
         pad = [(0, 0), *((0, padding(side)) for side in small.shape[1:])]
         stack = np.pad(small.array, pad, constant_values=-1024)
         step = (volume.spacing_mm[1] / self.pixel_mm, volume.spacing_mm[2] / self.pixel_mm)
@@ -162,7 +162,7 @@ class ScanSlices(IterableDataset[ScanBatch]):
             indices = list(range(start, min(start + self.batch_size, len(stack))))
             images = [self.reader.window(stack, index) for index in indices]
             yield ScanBatch(
-                case=case,
+                case=scan.case,
                 images=torch.from_numpy(np.ascontiguousarray(np.stack(images).transpose(0, 3, 1, 2))),
                 indices=indices,
                 size=(volume.shape[1], volume.shape[2]),
@@ -190,7 +190,8 @@ class ScanSlices(IterableDataset[ScanBatch]):
 class VolumeScan(TypedDict):
     """A whole scan at the network's spacing.
 
-    ``error`` is set, and ``image`` empty, when the scan could not be read: one bad scan does not stop the rest.
+    ``error`` is set, and ``image`` empty, when the scan could not be read or brought to the network's spacing: one bad
+    scan does not stop the rest.
     """
 
     case: str
@@ -227,26 +228,40 @@ class ScanVolumes(IterableDataset[VolumeScan]):
         self.scans, self.spacing_mm = list(scans)[rank::world], spacing_mm
         self.resampling: Resampling = resampling
 
+    def __len__(self) -> int:
+        """Scans of this process. What has a length is not read ahead by Lightning: one scan at a time is in memory."""
+        return len(self.scans)
+
     def __iter__(self) -> Iterator[VolumeScan]:
         """Each scan in turn."""
         for scan in _share(self.scans):
             try:
-                native = _read(scan)
-            except DataError as error:
-                yield _unread(scan.case, str(error))
-                continue
-            volume = canonical(native)
-            small = resample_image(volume, self.spacing_mm, 3 if self.resampling == "cubic" else 1)
-            x, y, z = (old / new for old, new in zip(volume.spacing_mm, small.spacing_mm, strict=True))
-            yield VolumeScan(
-                case=scan.case,
-                image=torch.from_numpy(np.ascontiguousarray(small.array)),
-                native_shape=native.shape,
-                native_affine=native.affine.tolist(),
-                canonical_shape=volume.shape,
-                step=(x, y, z),
-                error=None,
-            )
+                found = self._whole(scan)
+            except (DataError, MemoryError) as error:
+                found = _unread(scan.case, failure_reason(scan.case, error))
+            yield found
+
+    def _whole(self, scan: Scan) -> VolumeScan:
+        native = _read(scan)
+        order: Literal[1, 3] = 3 if self.resampling == "cubic" else 1
+        volume, small = _resampled(native, self.spacing_mm, order, what=f"scan '{scan.case}'")
+        x, y, z = (old / new for old, new in zip(volume.spacing_mm, small.spacing_mm, strict=True))
+        return VolumeScan(
+            case=scan.case,
+            image=torch.from_numpy(np.ascontiguousarray(small.array)),
+            native_shape=native.shape,
+            native_affine=native.affine.tolist(),
+            canonical_shape=volume.shape,
+            step=(x, y, z),
+            error=None,
+        )
+
+
+def failure_reason(case: str, error: DataError | MemoryError) -> str:
+    """Why a scan could not be predicted, in words that help its user."""
+    if isinstance(error, DataError):
+        return str(error)
+    return f"scan '{case}': too little memory to read and prepare it; crop it, or predict it on a larger machine"
 
 
 def _share(scans: Sequence[Scan]) -> Sequence[Scan]:
@@ -257,11 +272,23 @@ def _share(scans: Sequence[Scan]) -> Sequence[Scan]:
 
 def _read(scan: Scan) -> Volume:
     """A scan in int16 HU; refused as in training, for a voxel that is not finite is no air."""
-    try:
-        native = scan.read()
-    except MemoryError as error:
-        raise DataError(f"scan '{scan.case}': too little memory to read it; predict it on a larger machine") from error
+    native = scan.read()
     return native.with_array(as_hounsfield(native.array, 0, what=f"scan '{scan.case}'"))
+
+
+def _resampled(native: Volume, spacing_mm: SpacingMm, order: Literal[1, 3], *, what: str) -> tuple[Volume, Volume]:
+    """A scan in canonical axes, and at the network's spacing.
+
+    Raises:
+        DataError: no room for the latter, as where a header gives a spacing far too large.
+    """
+    volume = canonical(native)
+    apart = " × ".join(f"{step:g}" for step in native.spacing_mm)
+    shape = resampled_grid(volume.grid, spacing_mm).shape
+    # For as many voxels as it has there was room before it was read.
+    if math.prod(shape) > math.prod(native.shape):
+        check_room(shape, what=f"{what}, whose voxels of {apart} mm are brought to the network's spacing")
+    return volume, resample_image(volume, spacing_mm, order)
 
 
 def _unread(case: str, reason: str) -> VolumeScan:

@@ -134,10 +134,12 @@ def volume_rows(maps: CaseMaps) -> Iterator[Row]:
     yield from _named_rows(maps)
     for level in edge.levels:
         match = maps.errors[level].match
+        # Numbers that only tell vertebrae apart are no names, though some are those of levels.
+        name = level if maps.reference_named else str(level)
         if match is None or match in maps.small:
-            yield row(level, "d_free_mm", math.nan, "missed")
+            yield row(name, "d_free_mm", math.nan, "missed")
         else:
-            yield row(level, "d_free_mm", maps.distance_mm(level, match), "ok")
+            yield row(name, "d_free_mm", maps.distance_mm(level, match), "ok")
     status: Status = "ok" if edge.levels else "empty"
     if not edge.levels:
         yield row("", "d_free_mm", math.nan, "empty")

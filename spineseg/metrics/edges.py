@@ -1,5 +1,6 @@
 """What the field of view cuts off (PROTOCOL 7): one decision a case, which every metric shares."""
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Final, Literal
 
@@ -28,6 +29,7 @@ class EdgeDecision:
         dropped: predicted labels that leave the score.
         range_mm: annotated range of z; unmatched detections outside it are ignored. None = they count.
         slab_mm: range of z outside of which nothing is scored (``crop``). None = the whole volume.
+        given_to_cut: those of ``dropped`` that the best matching gives to cut references.
     """
 
     policy: EdgePolicy
@@ -37,6 +39,7 @@ class EdgeDecision:
     dropped: tuple[int, ...]
     range_mm: tuple[float, float] | None = None
     slab_mm: tuple[float, float] | None = None
+    given_to_cut: tuple[int, ...] = ()
 
 
 def decide(
@@ -46,8 +49,10 @@ def decide(
 
     ``ignore``: cut references leave; so do predictions that the best matching gives to them, and unmatched ones that
     touch a face of the volume or whose body centre lies outside the annotated range. ``crop``: only the slab between
-    the outer ends of the first and last uncut reference is scored. ``count``: everything counts. Without any reference
-    there is no range to lie outside of, and every prediction counts.
+    the outer ends of the first and last uncut reference is scored; predictions that lie mostly outside it leave, and
+    so do those that the best matching gives to cut references, unless more of what they hold of the slab lies on uncut
+    ones (one object over many vertebrae). ``count``: everything counts. Without any reference there is no range to lie
+    outside of, and every prediction counts.
 
     Args:
         reference: label map (X, Y, Z).
@@ -62,11 +67,12 @@ def decide(
     levels = tuple(label for label in labels if label not in cut)
     if policy == "count" or not labels:
         return EdgeDecision(policy, labels, (), found, ())
-    if policy == "crop":
-        return _crop(reference, prediction, levels, gone, found)
-    range_mm = extent_mm(reference.array > 0, reference.affine)
     match = pairs.matching()
-    dropped = {match[label] for label in gone if label in match}
+    given = {match[label] for label in gone if label in match}
+    if policy == "crop":
+        return _crop(reference, prediction, levels, gone, found, given)
+    range_mm = extent_mm(reference.array > 0, reference.affine)
+    dropped = set(given)
     unmatched = [label for label in found if label not in match.values()]
     if unmatched:
         touching = labels_at_faces(prediction.array)
@@ -80,19 +86,32 @@ def decide(
             if label in touching or outside(body_centre_mm(mask, affine, level=label if named else None)[2], range_mm):
                 dropped.add(label)
     kept = tuple(label for label in found if label not in dropped)
-    return EdgeDecision("ignore", levels, gone, kept, tuple(sorted(dropped)), range_mm)
+    left = tuple(sorted(dropped))
+    return EdgeDecision("ignore", levels, gone, kept, left, range_mm, given_to_cut=tuple(sorted(given)))
 
 
 def _crop(
-    reference: Volume, prediction: Volume, levels: tuple[int, ...], gone: tuple[int, ...], found: tuple[int, ...]
+    reference: Volume,
+    prediction: Volume,
+    levels: tuple[int, ...],
+    gone: tuple[int, ...],
+    found: tuple[int, ...],
+    given: Collection[int],
 ) -> EdgeDecision:
     if not levels:
         return EdgeDecision("crop", (), gone, (), found)
     slab = extent_mm(np.isin(reference.array, levels), reference.affine)
     whole = np.bincount(prediction.array.ravel(), minlength=max(found, default=0) + 1)
-    inside = np.bincount(within(prediction, slab).array.ravel(), minlength=len(whole))
-    dropped = tuple(label for label in found if inside[label] < LEAST_SHARE_INSIDE * whole[label])
-    return EdgeDecision("crop", levels, gone, tuple(p for p in found if p not in dropped), dropped, slab_mm=slab)
+    scored = within(prediction, slab).array
+    inside = np.bincount(scored.ravel(), minlength=len(whole))
+    # A cut level may lie mostly inside the slab (a process at a lateral face): what finds it is no spurious level.
+    on_cut, on_uncut = (
+        np.bincount(scored[np.isin(reference.array, labels)], minlength=len(whole)) for labels in (gone, levels)
+    )
+    cut = tuple(sorted(label for label in given if on_uncut[label] <= on_cut[label]))
+    dropped = tuple(p for p in found if inside[p] < LEAST_SHARE_INSIDE * whole[p] or p in cut)
+    kept = tuple(p for p in found if p not in dropped)
+    return EdgeDecision("crop", levels, gone, kept, dropped, slab_mm=slab, given_to_cut=cut)
 
 
 def within(volume: Volume, slab_mm: tuple[float, float]) -> Volume:

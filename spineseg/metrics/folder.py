@@ -24,7 +24,7 @@ from spineseg.metrics.protocol_table import EvaluatedModel, protocol_table, writ
 from spineseg.metrics.protocols import pool_cases, protocol_case, write_protocol_cases
 from spineseg.metrics.references import Reference
 from spineseg.metrics.summary import SplitScores
-from spineseg.predictions.store import CasePrediction, PredictionFolder, open_predictions
+from spineseg.predictions.store import CasePrediction, LabelKind, PredictionFolder, open_predictions
 from spineseg.vertebrae import LEVELS, level_name
 
 # Cases in the list of the worst.
@@ -33,12 +33,13 @@ WORST: Final = 10
 
 @dataclass(frozen=True, eq=False)
 class _Gathered:
-    """What the cases add up to under one rule of the field of view."""
+    """What the cases add up to under one rule of the field of view; ``emptied`` have lost their only object to it."""
 
     rows: list[pd.DataFrame] = field(default_factory=list)
     detections: list[pd.DataFrame] = field(default_factory=list)
     parts: list[pd.DataFrame] = field(default_factory=list)
     edges: dict[str, dict[str, list[str]]] = field(default_factory=dict)
+    emptied: list[str] = field(default_factory=list)
 
     def add(self, scored: CaseScores, reference: Reference, prediction: CasePrediction) -> None:
         where = _where(reference)
@@ -47,6 +48,20 @@ class _Gathered:
         if scored.parts is not None:
             self.parts.append(scored.parts.assign(**where))
         self.edges[reference.case] = _edge_entry(scored.edge, reference.named, prediction.kind == "levels")
+        edge = scored.edge
+        # An only object that overlaps no vertebra at all was not given to one, and scores 0 under every rule.
+        alone = not edge.kept and len(edge.dropped) == len(edge.given_to_cut) == 1
+        if edge.policy == "ignore" and edge.levels and alone:
+            self.emptied.append(reference.case)
+
+    def notes(self) -> list[str]:
+        """What a table of this rule must say on top."""
+        if not self.emptied:
+            return []
+        return [
+            "the only predicted object overlaps a cut vertebra most and left the score with it (edge=ignore), so that "
+            f"dice_spine is 0, in {', '.join(self.emptied)}; edge=crop or edge=count scores one mask of all vertebrae"
+        ]
 
 
 def evaluate_folder(
@@ -61,6 +76,7 @@ def evaluate_folder(
     seed: int | None = None,
     fold: int | None = None,
     prediction_convention: str = "verse",
+    prediction_labels: LabelKind | None = None,
     resamples: int = RESAMPLES,
     by_part: bool = False,
     worst: int = WORST,
@@ -81,6 +97,7 @@ def evaluate_folder(
         seed: of the training, for the tables.
         fold: of the cross-validation, for the tables.
         prediction_convention: of label values, where the folder does not say.
+        prediction_labels: what they are, where it does not say; None = levels.
         resamples: of the intervals from 20 subjects on.
         by_part: match slices by 8-connected part, too: ``by_part`` of ``summary.json`` (PROTOCOL 5.2).
         worst: length of the list of the worst cases; 0 = none.
@@ -98,7 +115,8 @@ def evaluate_folder(
     levels, detector, under_rules = [], [], []
     for reference in _progress(references):
         truth = reference.load()
-        prediction = on_reference_grid(folder.read(reference.case, prediction_convention), truth.grid)
+        read = folder.read(reference.case, prediction_convention, prediction_labels)
+        prediction = on_reference_grid(read, truth.grid)
         points_mm = None if reference.points is None else reference_points_mm(reference.points, truth.grid)
         pair = MapPair.of(truth, prediction, cut_levels=reference.cut_levels, reference_named=reference.named)
         options: dict[str, Any] = {"points_mm": points_mm, "by_part": by_part}
@@ -121,18 +139,19 @@ def evaluate_folder(
         )
         for rule, all_of in gathered.items()
     }
+    notes = _notes(found[edge], folder, references, simulated=simulated)
     facts = {
         **{"run": run, "split": split, "seed": seed, "fold": fold, "simulated": simulated},
         "score_threshold": folder.score_threshold,
-        "notes": _notes(found[edge], folder, references, simulated=simulated),
         "provenance": dict(folder.provenance),
         # From here to there, so that both folders can move together.
         "predictions": os.path.relpath(predictions, output),
         "prediction_convention": prediction_convention,
+        "prediction_labels": prediction_labels,
     }
     evaluations = {
         rule: Evaluation(
-            facts,
+            {**facts, "notes": [*notes, *all_of.notes()]},
             rule,
             found[rule],
             pd.concat(all_of.parts, ignore_index=True) if by_part else None,

@@ -4,12 +4,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
+import cc3d
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import ndimage
 
 from spineseg.geometry import Affine, Volume, index_to_mm
-from spineseg.metrics.overlap import content_box, content_parts
+from spineseg.metrics.overlap import content_box
 
 C1: Final = 1
 _ROUNDING: Final = 1e-9
@@ -36,27 +37,80 @@ def body_centre_mm(mask: NDArray[np.bool_], affine: Affine, *, level: int | None
 
 
 def _largest_core(mask: NDArray[np.bool_], spacing_mm: NDArray[np.float64]) -> NDArray[np.int64]:
-    """Voxels (N, 3) of the largest component of what lies at least half as deep inside as the deepest voxel."""
-    depths: list[tuple[tuple[slice, ...], NDArray[np.float64]]] = []
-    deepest = 0.0
-    parts = content_parts(mask)
-    # Parts do not touch, so that each has its own depths; the thickest first, and those too thin to matter never.
-    reach = [
-        min((part.stop - part.start + 1) / 2 * s for part, s in zip(box, spacing_mm, strict=True)) for box in parts
-    ]
-    for box, most in sorted(zip(parts, reach, strict=True), key=lambda pair: -pair[1]):
-        if most**2 >= deepest / 4:
-            depth = squared_depth_mm2(mask[box], spacing_mm)
-            depths.append((box, depth))
-            deepest = max(deepest, float(depth.max()))
+    """Voxels (N, 3) of the largest component of what lies at least half as deep inside as the deepest voxel.
+
+    Of equally large ones that of the larger part counts, then the first in the mask's order.
+    """
+    parts = Parts.of(mask, spacing_mm)
+    deepest = parts.deepest_mm2()
     largest = np.zeros((0, 3), np.int64)
-    for box, depth in depths:
-        components, _ = ndimage.label(depth >= deepest / 4 * (1 - _ROUNDING))
+    for n in np.argsort(-parts.voxels, kind="stable").tolist():
+        if parts.voxels[n] <= len(largest):
+            break
+        if parts.reach_mm[n] ** 2 < deepest / 4 * (1 - _ROUNDING):
+            continue
+        components, _ = ndimage.label(parts.depth_mm2(n) >= deepest / 4 * (1 - _ROUNDING))
         sizes = np.bincount(components.ravel())
         sizes[0] = 0
         if sizes.max() > len(largest):
-            largest = np.argwhere(components == int(sizes.argmax())) + [part.start for part in box]
+            largest = np.argwhere(components == int(sizes.argmax())) + [part.start for part in parts.box(n)]
     return largest
+
+
+@dataclass(frozen=True, eq=False)
+class Parts:
+    """The 6-connected components of a mask (X, Y, Z), counted from 0, and how deep each is.
+
+    The voxel outside a component that is nearest to one of its voxels is outside the mask: all on the way to it belong
+    to the component, so that it would too if it were inside. Each component therefore has depths of its own, and only
+    those that can matter are looked at: of a map scattered over a scan, few.
+
+    Attributes:
+        numbers: (X, Y, Z), component + 1, 0 outside the mask.
+        voxels: (N,) of each component.
+        edges: (N, 6), first and last voxel along X, Y and Z.
+        spacing_mm: (3,).
+        reach_mm: (N,), no voxel is deeper: neither box nor volume holds a larger ball.
+    """
+
+    numbers: NDArray[np.integer]
+    voxels: NDArray[np.int64]
+    edges: NDArray[np.int64]
+    spacing_mm: NDArray[np.float64]
+    reach_mm: NDArray[np.float64]
+    _depths: dict[int, NDArray[np.float64]] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, mask: NDArray[np.bool_], spacing_mm: NDArray[np.float64]) -> "Parts":
+        """Find the components of a mask."""
+        numbers = cc3d.connected_components(np.ascontiguousarray(mask), connectivity=6)
+        found = cc3d.statistics(numbers, no_slice_conversion=True)
+        voxels = np.asarray(found["voxel_counts"], np.int64)[1:]
+        edges = np.asarray(found["bounding_boxes"], np.int64).reshape(-1, 6)[1:]
+        sides = ((edges[:, 1::2] - edges[:, ::2] + 2) / 2 * spacing_mm).min(axis=1)
+        # A ball that holds the centres of voxels of one component alone holds, half a diagonal smaller, only them.
+        ball = np.cbrt(voxels * (np.prod(spacing_mm) * 0.75 / np.pi)) + np.linalg.norm(spacing_mm) / 2
+        return cls(numbers, voxels, edges, spacing_mm, np.minimum(sides, ball) * (1 + _ROUNDING))
+
+    def box(self, n: int) -> Box:
+        """Smallest box of a component."""
+        x0, x1, y0, y1, z0, z1 = self.edges[n].tolist()
+        return slice(x0, x1 + 1), slice(y0, y1 + 1), slice(z0, z1 + 1)
+
+    def depth_mm2(self, n: int) -> NDArray[np.float64]:
+        """``squared_depth_mm2`` of a component in its box, computed once."""
+        if n not in self._depths:
+            self._depths[n] = squared_depth_mm2(self.numbers[self.box(n)] == n + 1, self.spacing_mm)
+        return self._depths[n]
+
+    def deepest_mm2(self) -> float:
+        """Squared depth of the mask's deepest voxel; 0 where it is empty."""
+        deepest = 0.0
+        for n in np.argsort(-self.reach_mm, kind="stable").tolist():
+            if self.reach_mm[n] ** 2 <= deepest:
+                break
+            deepest = max(deepest, float(self.depth_mm2(n).max()))
+        return deepest
 
 
 def squared_depth_mm2(mask: NDArray[np.bool_], spacing_mm: ArrayLike) -> NDArray[np.float64]:
@@ -107,7 +161,7 @@ class Bodies:
         content = content_box(volume.array)
         inside = volume.array[content]
         found = enumerate(ndimage.find_objects(inside) if inside.size else [], start=1)
-        return cls(volume, {label: _moved(box, content) for label, box in found if box is not None})
+        return cls(volume, {label: moved_box(box, content) for label, box in found if box is not None})
 
     def centre_mm(self, label: int, *, level: int | None) -> NDArray[np.float64]:
         """Body centre (3,) in mm of a label, by the rule of a level: C1's centre of mass, else the body's."""
@@ -120,7 +174,7 @@ class Bodies:
         return self._centres[key]
 
 
-def _moved(box: tuple[slice, ...], content: tuple[slice, ...]) -> Box:
+def moved_box(box: tuple[slice, ...], content: tuple[slice, ...]) -> Box:
     """A box inside another one, in the frame of the whole."""
     x, y, z = (slice(o.start + i.start, o.start + i.stop) for i, o in zip(box, content, strict=True))
     return x, y, z

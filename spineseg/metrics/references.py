@@ -53,15 +53,25 @@ def find_references(where: Path, *, convention_name: str = "verse", subjects: Pa
     Raises:
         DataError: nothing there, or a case of the CSV that is not.
     """
-    if where.is_dir() and (where / "cases.csv").is_file():
-        where = where / "cases.csv"
-    found = _prepared_references(where.parent) if where.is_file() else _folder_references(where, convention_name)
+    prepared = prepared_folder(where)
+    found = _folder_references(where, convention_name) if prepared is None else _prepared_references(prepared)
     if subjects is None:
         return found
     people = _read_subjects(subjects)
     if unknown := sorted(set(people) - {reference.case for reference in found}):
         raise DataError(f"{subjects}: no reference of {', '.join(unknown)} in {where}; mend the column 'case'")
     return [replace(reference, subject=people[reference.case]) for reference in found if reference.case in people]
+
+
+def prepared_folder(where: Path) -> Path | None:
+    """The folder that `prepare` wrote, given by itself or by its ``cases.csv``; None for anything else.
+
+    A ``cases.csv`` alone may be anybody's: `prepare` puts ``source.json`` beside its own.
+    """
+    if not where.is_dir() and where.name != "cases.csv":
+        return None
+    folder = where if where.is_dir() else where.parent
+    return folder if all((folder / name).is_file() for name in ("cases.csv", "source.json")) else None
 
 
 def case_reference(source: "Source", case: "Case") -> Reference:
@@ -74,6 +84,10 @@ def case_reference(source: "Source", case: "Case") -> Reference:
 
 
 def _folder_references(folder: Path, convention_name: str) -> list[Reference]:
+    if folder.is_file():
+        raise DataError(
+            f"{folder}: expected a folder, or prepare's cases.csv (with source.json beside it), found a file"
+        )
     convention(convention_name)  # a wrong name is told before the first file is opened
     files = find_label_maps(folder) if folder.is_dir() else {}
     if not files:
@@ -103,28 +117,28 @@ def _prepared_references(folder: Path) -> list[Reference]:
 
 def default_edge(where: Path) -> EdgePolicy:
     """How cut levels are scored unless somebody says: as the source of a ``cases.csv`` has it, else ``ignore``."""
-    folder = where.parent if where.is_file() else where
-    if (folder / "cases.csv").is_file():
+    if (prepared := prepared_folder(where)) is not None:
         from spineseg.data.prepared import read_prepared
 
-        return read_prepared(folder).open_source().edge
+        return read_prepared(prepared).open_source().edge
     return "ignore"
 
 
 def is_simulated(where: Path) -> bool:
     """Whether `simulate` made the references: its marker lies beside them or up to two folders above."""
-    folder = where.parent if where.is_file() else where
-    if (folder / "cases.csv").is_file():
+    if (prepared := prepared_folder(where)) is not None:
         from spineseg.data.prepared import read_prepared
 
-        return read_prepared(folder).simulated
+        return read_prepared(prepared).simulated
+    folder = where.parent if where.is_file() else where
     return any((place / "SIMULATED.json").is_file() for place in (folder, *folder.absolute().parents[:2]))
 
 
 def _read_subjects(path: Path) -> dict[str, str]:
     if not path.is_file():
         raise DataError(f"{path}: no such file; expected a CSV with the columns case and subject")
-    with path.open(newline="", encoding="utf-8") as stream:
+    # Excel puts a byte order mark before the first column's name.
+    with path.open(newline="", encoding="utf-8-sig") as stream:
         rows = list(csv.DictReader(stream))
     if not rows or not {"case", "subject"} <= set(rows[0]):
         found = ", ".join(rows[0]) if rows else "nothing"

@@ -62,7 +62,7 @@ def score_slices(
         prediction: its label map on the same grid.
         slices: instances by slice; None = those of the label map.
         edge: the case's decision on the field of view.
-        slice_kind: whether ``slices`` are a detector's.
+        slice_kind: whether ``slices`` are a detector's, which overlap.
         kind: whether the model names levels.
         named: whether levels are scored as classes; else the named columns are all "ignored".
         score_threshold: of the exclusive map.
@@ -77,8 +77,9 @@ def score_slices(
     found = slices
     if found is None:
         found = {s.index: s for s in slice_labels(prediction.array, indices=indices)}
-    # Instances of a label map bear its values; others belong to the label under most of their pixels.
-    numbered = slices is None or (slice_kind == "label_map" and kind == "levels")
+    # Only slices that are cut from the label map here bear its values. Stored ones bear the network's own classes, and
+    # labelling may have renamed the map since: they belong to the label under most of their pixels.
+    numbered = slices is None
     pixel_mm2 = reference.spacing_mm[1] * reference.spacing_mm[2]
     whole = truth
     if by_part:

@@ -98,7 +98,8 @@ def _ap_results(scores: SplitScores, resamples: int) -> Results:
         for shape in ("mask", "box"):
             names = (f"{shape}_map50{suffix}", f"{shape}_map50_95{suffix}")
             if (named and not scores.named) or (which == "native" and not scores.detector):
-                results |= {name: dict(NOT_APPLICABLE) for name in names}
+                constant = (constant_name(shape, suffix),) if which == "exclusive" else ()
+                results |= {name: dict(NOT_APPLICABLE) for name in (*names, *constant)}
                 continue
             pool = ApPool.build(
                 scores.detections, scores.subjects, which=which, shape="mask" if shape == "mask" else "box", named=named
@@ -107,9 +108,18 @@ def _ap_results(scores: SplitScores, resamples: int) -> Results:
                 results[name] = statistic_entry(pool.statistic(threshold=threshold), n, resamples)
                 if which == "exclusive" and scores.unranked and results[name]["value"] is not None:
                     results[name]["scores"] = UNRANKED
-            if (which, named, shape) == ("exclusive", False, "mask"):
-                results["ap50_constant"] = entry_of(constant_ap50(pool), NO_INTERVAL, n)
+            if which == "exclusive":
+                results[constant_name(shape, suffix)] = entry_of(constant_ap50(pool), NO_INTERVAL, n)
     return results
+
+
+def constant_name(shape: str, suffix: str) -> str:
+    """Name of the AP50 with all scores 1 of an exclusive pool (PROTOCOL 5.8).
+
+    >>> constant_name("mask", ""), constant_name("box", "_named")
+    ('ap50_constant', 'box_ap50_constant_named')
+    """
+    return f"{'box_' if shape == 'box' else ''}ap50_constant{suffix}"
 
 
 def component_results(detections: pd.DataFrame, subjects: Sequence[str], resamples: int = RESAMPLES) -> Results:

@@ -80,10 +80,9 @@ def plan(
         gpu_memory_gb: what the planner may fill; ResEnc L is made for 24.
         configuration: ``3d_fullres`` or ``3d_lowres``.
         base_features: channels of the first stage; each next one has twice as many,
-        max_features: but no more than these.
-        foreground_voxels: sample of foreground HU over all cases, nnU-Net's 10⁸.
-        spacing_mm: x, y, z of the full resolution, for which patch, kernels and strides are then planned; None: the
-            planner's own choice.
+        max_features: but at most so many.
+        foreground_voxels: sample of foreground HU over all cases.
+        spacing_mm: x, y, z of the full resolution, which patch and kernels are planned for; None: the planner's choice.
 
     Returns:
         Plain values in our axis order.
@@ -94,7 +93,7 @@ def plan(
     """
     if preset not in _PLANNERS:
         raise ConfigError(f"preset={preset}: expected {', '.join(_PLANNERS)}")
-    spacing_mm = None if spacing_mm is None else [float(each) for each in spacing_mm]
+    spacing_mm = spacing_mm and [float(each) for each in spacing_mm]
     raw = write_raw(prepared, source, split, work / "nnUNet_raw")
     asked = sha256_of_text(
         (raw / "spineseg.json").read_text(encoding="utf-8")
@@ -102,8 +101,7 @@ def plan(
     )[:16]
     kept = work / f"plans-{preset}-{asked}.json"
     if not kept.is_file():
-        features = base_features, max_features
-        train = tuple(split.train)
+        train, features = tuple(split.train), (base_features, max_features)
         plans = _run_planner(raw.name, train, work, preset, gpu_memory_gb, features, foreground_voxels, spacing_mm)
         write_text(kept, dumps(plans, indent=1))
     return settings_of(loads(kept.read_text(encoding="utf-8")), configuration)
@@ -211,6 +209,9 @@ class PlannedNetwork(nn.Module):
         super().__init__()
         self.network = network
         self.deep_supervision = deep_supervision
+        if not deep_supervision:
+            # Heads that give nothing: several processes would wait for their gradients.
+            cast(Any, network).decoder.seg_layers[:-1].requires_grad_(False)
         self.train(self.training)
 
     def train(self, mode: bool = True) -> "PlannedNetwork":
@@ -254,7 +255,7 @@ class Loss(nn.Module):
         batch_dice: whether the Dice term pools the batch, which the plan says.
     """
 
-    def __init__(self, batch_dice: bool) -> None:
+    def __init__(self, batch_dice: bool = False) -> None:
         super().__init__()
         dice = _nnunetv2("training.loss.dice").MemoryEfficientSoftDiceLoss
         self.criterion: nn.Module = _nnunetv2("training.loss.compound_losses").DC_and_CE_loss(
@@ -281,11 +282,6 @@ class Loss(nn.Module):
             if len(levels) == 1:
                 return cast(Tensor, self.criterion(levels[0], targets[0]))
             return cast(Tensor, self._wrap(self.criterion, loss_weights(len(levels), several))(levels, targets))
-
-
-def loss(batch_dice: bool = False) -> Loss:
-    """nnU-Net's loss; see ``Loss``."""
-    return Loss(batch_dice)
 
 
 def loss_weights(count: int, distributed: bool = False) -> list[float]:

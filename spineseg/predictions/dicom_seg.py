@@ -21,6 +21,7 @@ from pydicom.uid import RLELossless
 
 from spineseg import __version__
 from spineseg.data.dicom_files import DAMAGED, quiet
+from spineseg.data.dicom_headers import Frame
 from spineseg.errors import DataError
 from spineseg.geometry import Volume
 from spineseg.predictions.extras import Origin
@@ -58,7 +59,8 @@ def dicom_seg(labels: Volume, series: "Series", *, named: bool, origin: Origin) 
         origin: what made it.
 
     Raises:
-        DataError: labels on another grid, or headers that lack what a segmentation must repeat.
+        DataError: labels on another grid, headers that lack what a segmentation must repeat, or a multi-frame file of
+            which the series has not every frame.
     """
     found = series.stack()
     if labels.shape != found.grid.shape or labels.grid.distance_mm(found.grid) > 1e-2:
@@ -72,10 +74,12 @@ def dicom_seg(labels: Volume, series: "Series", *, named: bool, origin: Origin) 
     planes: NDArray[Any] = found.to_slices(labels.array).astype(np.uint8 if max(present) < 256 else np.uint16)
     # The tilt may move a crumb of a level off the last pixel row.
     present = [value for value in present if (planes == value).any()]
+    headers = series.headers()
+    planes = _as_in_file(planes, found.frames, headers)
     try:
         with quiet(), _silent():
             return hd.seg.Segmentation(
-                source_images=[_repeatable(header, found.grid.spacing_mm[2]) for header in series.headers()],
+                source_images=[_repeatable(header, found.grid.spacing_mm[2]) for header in headers],
                 pixel_array=planes,
                 segmentation_type=hd.seg.SegmentationTypeValues.LABELMAP,
                 segment_descriptions=_segments(present, named=named, origin=origin),
@@ -112,6 +116,24 @@ def write_dicom_seg(path: Path, labels: Volume, series: "Series", *, named: bool
     finally:
         partial.unlink(missing_ok=True)
     return True
+
+
+def _as_in_file(planes: NDArray[Any], frames: Sequence[Frame], headers: Sequence[Dataset]) -> NDArray[Any]:
+    """Planes (N, rows, columns) as highdicom pairs them: with slice after slice, or with the frames of the one file.
+
+    Raises:
+        DataError: the file holds other frames than the series.
+    """
+    if len(headers) != 1:
+        return planes
+    indices = [frame.index for frame in frames]
+    count = int(headers[0].get("NumberOfFrames") or 1)
+    if sorted(indices) != list(range(count)):
+        raise DataError(
+            f"{frames[0].file.name}: {len(set(indices))} of its {count} frames are in the series; expected all of "
+            "them, for a DICOM segmentation refers to the file's frames. Export the series again"
+        )
+    return planes[np.argsort(indices)]
 
 
 @contextlib.contextmanager

@@ -185,12 +185,11 @@ def predict_oracle(
                 if kind == "levels":
                     array = in_convention(array, convention, what=f"oracle of {case.id}")
                 labels = restore(Volume(array, canonical_grid(native.grid).affine), native.grid)
+                seconds, peak = time.perf_counter() - started, peak_memory()["peak_ram_mb"]
+                writer.write(case.id, labels, kind, slices, seconds=seconds, peak_mb=peak)
             except DataError as error:
                 failures[case.id] = str(error)
                 writer.fail(case.id, str(error))
-                continue
-            seconds, peak = time.perf_counter() - started, peak_memory()["peak_ram_mb"]
-            writer.write(case.id, labels, kind, slices, seconds=seconds, peak_mb=peak)
     return failures
 
 

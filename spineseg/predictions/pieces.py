@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
 from spineseg.predictions.masks import Floats
@@ -21,6 +22,8 @@ CRUMB = 0.1
 NEAR = 6.0
 # Nor so far where it shares a slice with that object: there it was found as one of its own.
 NEARER = 3.0
+# Pixels that are looked at together.
+_AT_ONCE = 1 << 22
 
 
 def root(parent: list[int] | dict[int, int], i: int) -> int:
@@ -130,40 +133,97 @@ def adopt(
     """
     volume = np.bincount(tracks, weights=areas, minlength=len(tracks))
     where: dict[int, set[int]] = {}
-    points: dict[int, list[Ints]] = {}
     for track, x in zip(tracks.tolist(), index.tolist(), strict=True):
         where.setdefault(track, set()).add(x)
     crumbs = [track for track in where if 0 < volume[track] <= CRUMB * volume.max()]
     small = np.zeros(len(tracks), bool)
     small[crumbs] = True
-    for s in painted:
-        own = tracks[s.first + s.owners]
-        for track in np.unique(own[small[own]]).tolist():
-            y, z = np.divmod(s.pixels[own == track].astype(np.int64), size[1])
-            points.setdefault(track, []).append(np.stack([np.full(len(y), s.index), y, z], axis=1))
     parent = {track: track for track in where}
+    if not crumbs:
+        return tracks.copy()
+    around, faced = _neighbours(painted, tracks, small, size, reach)
     for crumb in sorted(crumbs, key=lambda track: (volume[track], track)):
-        mine = np.concatenate(points[crumb])
-        low, high = mine.min(axis=0) - int(NEAR), mine.max(axis=0) + int(NEAR)
-        tree, nearest = cKDTree(mine), (NEAR, -1)
-        cut = bool(np.isin(mine[:, 2], (0, size[1] - 1)).any())
-        for s in painted:
-            if not max(low[0], mine[:, 0].min() - reach - 1) <= s.index <= min(high[0], mine[:, 0].max() + reach + 1):
+        nearest = (NEAR, -1)
+        for distance, track in around.get(crumb, ()):
+            shares = not where[track].isdisjoint(where[crumb])
+            if shares and (crumb in faced or distance > NEARER):
                 continue
-            y, z = np.divmod(s.pixels.astype(np.int64), size[1])
-            inside = (y >= low[1]) & (y <= high[1]) & (z >= low[2]) & (z <= high[2])
-            own = tracks[s.first + s.owners[inside]]
-            apart = np.asarray(tree.query(np.stack([np.full(len(own), s.index), y[inside], z[inside]], axis=1))[0])
-            for track in np.unique(own).tolist():
-                if track == crumb:
-                    continue
-                shares, distance = bool(where[track] & where[crumb]), float(apart[own == track].min())
-                if shares and (cut or distance > NEARER):
-                    continue
-                # Two crumbs are one if no slice says otherwise, such as the rest of a cut vertebra.
-                if volume[crumb] <= (1 if small[track] and not shares else CRUMB) * volume[track]:
-                    nearest = min(nearest, (distance, track))
+            # Two crumbs are one if no slice says otherwise, such as the rest of a cut vertebra.
+            if volume[crumb] <= (1 if small[track] and not shares else CRUMB) * volume[track]:
+                nearest = min(nearest, (distance, track))
         if nearest[1] >= 0:
             parent[crumb] = nearest[1]
-            where[nearest[1]] = where[nearest[1]] | where[crumb]
+            where[nearest[1]] |= where[crumb]
     return np.array([root(parent, track) for track in tracks.tolist()], np.int64)
+
+
+def _neighbours(
+    painted: Sequence[PaintedSlice], tracks: Ints, small: NDArray[np.bool_], size: tuple[int, int], reach: int
+) -> tuple[dict[int, list[tuple[float, int]]], set[int]]:
+    """Of each small track, distance (pixels and slices) and number of others less than ``NEAR`` away, as painted.
+
+    Only slices at most ``reach`` + 1 below or above those of the small track count. Second, which of the small tracks
+    have a pixel at the upper or lower face.
+    """
+    none = np.zeros(0, np.int64)
+    # Ascending, since slices and their pixels are: what lies in a window is a few runs.
+    keys = np.concatenate([none, *(s.pixels.astype(np.int64) + s.index * (size[0] * size[1]) for s in painted)])
+    own = np.concatenate([none, *(tracks[s.first + s.owners] for s in painted)])
+    places = _places(keys, size)
+    mine = np.flatnonzero(small[own])
+    mine = mine[np.argsort(own[mine], kind="stable")]
+    crumbs, starts, counts = np.unique(own[mine], return_index=True, return_counts=True)
+    # A fourth axis keeps crumbs apart, so that one tree holds all of them.
+    beyond = 2 * NEAR * np.repeat(np.arange(len(crumbs)), counts)
+    tree = cKDTree(np.column_stack([beyond, places[mine]]))
+    margin = np.array([min(int(NEAR), reach + 1), int(NEAR), int(NEAR)])
+    low = np.maximum(np.minimum.reduceat(places[mine], starts) - margin, 0)
+    high = np.maximum.reduceat(places[mine], starts) + margin
+    high[:, 1:] = np.minimum(high[:, 1:], np.array(size) - 1)
+    around: dict[int, list[tuple[float, int]]] = {}
+    # Windows of some million voxels at a time, which bounds memory.
+    groups = np.cumsum((high - low + 1).prod(axis=1)) // _AT_ONCE
+    for group in np.split(np.arange(len(crumbs)), np.flatnonzero(np.diff(groups)) + 1):
+        crumb, pixel = _within(keys, low[group], high[group], size)
+        crumb = group[crumb]
+        other = own[pixel] != crumbs[crumb]
+        crumb, pixel = crumb[other], pixel[other]
+        found = tree.query(np.column_stack([2 * NEAR * crumb, places[pixel]]), distance_upper_bound=NEAR)
+        apart = np.asarray(found[0])
+        near = apart < NEAR
+        crumb, track, apart = crumb[near], own[pixel[near]], apart[near]
+        order = np.lexsort((apart, track, crumb))
+        crumb, track, apart = crumb[order], track[order], apart[order]
+        first = (np.diff(crumb, prepend=-1) != 0) | (np.diff(track, prepend=-1) != 0)
+        for c, t, d in zip(crumbs[crumb[first]].tolist(), track[first].tolist(), apart[first].tolist(), strict=True):
+            around.setdefault(c, []).append((d, t))
+    faces = np.isin(places[mine, 2], (0, size[1] - 1))
+    return around, set(own[mine[faces]].tolist())
+
+
+def _places(keys: Ints, size: tuple[int, int]) -> Ints:
+    """X, Y and Z (N, 3) of flat positions in a stack of slices."""
+    rest, z = np.divmod(keys, size[1])
+    x, y = np.divmod(rest, size[0])
+    return np.stack([x, y, z], axis=1)
+
+
+def _within(keys: Ints, low: Ints, high: Ints, size: tuple[int, int]) -> tuple[Ints, Ints]:
+    """Which of ascending keys lie in which of windows from ``low`` (N, 3) to ``high``: windows (P,) and keys (P,)."""
+    sides = high - low + 1
+    window, row = _runs(np.zeros(len(low), np.int64), sides[:, 0] * sides[:, 1])
+    x, y = np.divmod(row, sides[window, 1])
+    line = ((low[window, 0] + x) * size[0] + low[window, 1] + y) * size[1]
+    first = np.searchsorted(keys, line + low[window, 2])
+    run, key = _runs(first, np.searchsorted(keys, line + high[window, 2], side="right") - first)
+    return window[run], key
+
+
+def _runs(first: Ints, counts: Ints) -> tuple[Ints, Ints]:
+    """Runs of consecutive numbers, one after the other: which run (N,) each number is of, and the numbers (N,).
+
+    >>> [part.tolist() for part in _runs(np.array([5, 0]), np.array([2, 3]))]
+    [[0, 0, 1, 1, 1], [5, 6, 0, 1, 2]]
+    """
+    run = np.repeat(np.arange(len(counts)), counts)
+    return run, np.arange(len(run)) + (first - (np.cumsum(counts) - counts))[run]

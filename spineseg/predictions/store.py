@@ -11,6 +11,7 @@ import numpy as np
 from spineseg.data.files import read_json, write_json, write_text
 from spineseg.errors import DataError
 from spineseg.geometry import Volume, canonical_grid
+from spineseg.predictions.headers import read_extension
 from spineseg.predictions.instances import SliceInstances
 from spineseg.predictions.layouts import find_label_maps, read_label_map
 from spineseg.predictions.masks import Rle
@@ -54,7 +55,8 @@ class PredictionFolder:
     Attributes:
         root: the folder.
         files: label map of each case, or its folder of one file a structure.
-        kinds: what the label values of each case are; None in other tools' folders, where they are levels.
+        kinds: what the label values of each case are; None without predictions.json, where each file's header says so
+            if it is ours.
         failures: reason of each case that could not be predicted.
         slice_kind: where slice instances come from.
         score_threshold: of the exclusive map; None where validation did not give one.
@@ -71,17 +73,18 @@ class PredictionFolder:
     convention: str | None = None
     provenance: Mapping[str, Any] = field(default_factory=dict)
 
-    def read(self, case: str, convention_name: str = "verse") -> CasePrediction:
+    def read(self, case: str, convention_name: str = "verse", labels: LabelKind | None = None) -> CasePrediction:
         """Read one case; label values of a named map become canonical ids.
 
         Args:
             case: id.
-            convention_name: of label values, where the folder itself does not say.
+            convention_name: of label values, where neither the folder nor the file itself says.
+            labels: what label values are, where neither says; None = levels.
 
         Raises:
             DataError: no such case, a file that ``predict`` did not write, a damaged one, labels that the convention
-                does not know.
-            FormatError: slices of another version.
+                does not know, or that are said to be something else than they are.
+            FormatError: slices or a header of another version.
         """
         if case not in self.files:
             raise DataError(f"{self.root}: no prediction of case '{case}'; expected {case}.nii.gz")
@@ -91,17 +94,22 @@ class PredictionFolder:
                 "its label values mean; predict the case again, or move the file to a folder of its own"
             )
         path: Path = self.files[case]
-        kind: LabelKind = "levels" if self.kinds is None else self.kinds[case]
-        if kind == "levels":
-            labels = read_label_map(path, self.convention or convention_name)
-        else:
-            volume = read_volume(path)
-            labels = volume.with_array(_numbers(volume, path))
+        said = read_extension(path, FOLDER_FORMAT) if self.kinds is None else {"labels": self.kinds[case]}
+        kind: LabelKind = (said or {}).get("labels", labels or "levels")
+        if labels not in (None, kind):
+            raise DataError(
+                f"{path}: holds labels: {kind}, as `{_COMMAND}` wrote; leave prediction_labels={labels} out"
+            )
+        rule = self.convention or str((said or {}).get("convention", convention_name))
+        # One file a structure names its levels, though nobody may want to score the names.
+        named = kind == "levels" or path.is_dir()
+        volume = read_label_map(path, rule) if named else read_volume(path)
+        found = volume if kind == "levels" else volume.with_array(_numbers(volume, path))
         beside = self.root / f"{case}.json"
         # What lies beside another tool's label map under such a name is that tool's own.
         if not beside.is_file() or (self.kinds is None and not _is_ours(beside)):
-            return CasePrediction(case, labels, kind)
-        return CasePrediction(case, labels, kind, _read_slices(beside, labels), self.slice_kind)
+            return CasePrediction(case, found, kind)
+        return CasePrediction(case, found, kind, _read_slices(beside, found), self.slice_kind)
 
 
 def open_predictions(folder: Path) -> PredictionFolder:
@@ -157,6 +165,7 @@ class PredictionWriter:
 
     Raises:
         DataError: the folder holds volumes that are not this model's predictions.
+        ConfigError: a convention that nobody knows.
     """
 
     def __init__(
@@ -169,6 +178,8 @@ class PredictionWriter:
         label_convention: str = "verse",
     ) -> None:
         self.folder = folder
+        # Looked up before anything is predicted.
+        self._level_of = convention(label_convention).table
         self._cases: dict[str, dict[str, Any]] = {}
         self._failures: dict[str, str] = {}
         self._head: dict[str, Any] = {
@@ -204,14 +215,16 @@ class PredictionWriter:
 
         Args:
             case: id.
-            labels: on the native grid; values in the writer's convention, or vertebrae numbered from 1.
+            labels: on the native grid; values in the writer's convention (uint8, or uint16 where one of its values is
+                above 255), or vertebrae numbered from 1 (uint16).
             kind: which of the two.
             slices: instances in the canonical frame; None = label map only.
             seconds: wall time of the case.
             peak_mb: peak memory in MB (10⁶ bytes).
             levels: of each level by name: body centre in mm, confidence.
         """
-        array = labels.array.astype(np.uint8 if kind == "levels" else np.uint16)
+        wide = kind == "instances" or max(self._level_of) > np.iinfo(np.uint8).max
+        array = labels.array.astype(np.uint16 if wide else np.uint8)
         if not np.array_equal(array, labels.array):
             raise DataError(f"case '{case}': label values beyond {array.dtype}; expected {kind}")
         if slices is not None:
@@ -237,9 +250,8 @@ class PredictionWriter:
 
     def _value_names(self, array: np.ndarray[Any, np.dtype[Any]]) -> dict[str, str]:
         """Level name of each value that occurs, for readers who do not know the convention."""
-        table = convention(self._head["convention"]).table
-        present = np.flatnonzero(np.bincount(array.ravel()))
-        return {str(value): level_name(table[int(value)]) for value in present if int(value) in table}
+        present = np.flatnonzero(np.bincount(array.ravel())).tolist()
+        return {str(value): level_name(self._level_of[value]) for value in present if value in self._level_of}
 
     def fail(self, case: str, reason: str) -> None:
         """Record that a case could not be predicted."""

@@ -106,6 +106,8 @@ def predict_threshold(
     """
     from rich.progress import track
 
+    from spineseg.data.scans import failure_reason
+
     failures: dict[str, str] = {}
     provenance = {"run": NAME, "simulated": False, "settings": asdict(settings)}
     with PredictionWriter(output, provenance=provenance, slices="label_map", label_convention=convention) as writer:
@@ -113,9 +115,9 @@ def predict_threshold(
             started = time.perf_counter()
             try:
                 mask = threshold_spine(scan.read(), settings)
-            except DataError as error:
-                failures[scan.case] = str(error)
-                writer.fail(scan.case, str(error))
+            except (DataError, MemoryError) as error:
+                failures[scan.case] = failure_reason(scan.case, error)
+                writer.fail(scan.case, failures[scan.case])
                 continue
             seconds, peak = time.perf_counter() - started, peak_memory()["peak_ram_mb"]
             writer.write(scan.case, mask, "instances", None, seconds=seconds, peak_mb=peak)

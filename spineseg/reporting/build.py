@@ -5,8 +5,9 @@ from pathlib import Path
 from typing import Final
 
 from spineseg.data.files import write_text
-from spineseg.errors import DataError
+from spineseg.errors import DataError, SpinesegError
 from spineseg.metrics.intervals import LEAST_SUBJECTS, RESAMPLES
+from spineseg.metrics.means import LEAST_SUBJECTS_PER_LEVEL
 from spineseg.reporting.checklist import checklist
 from spineseg.reporting.comparability import check_comparable
 from spineseg.reporting.comparison_tables import pair_table, protocols_table, rank_table, run_table, variation_table
@@ -23,6 +24,8 @@ from spineseg.reporting.worst_cases import runs_that_show, view_of, worst_of
 PAGE: Final = "report.md"
 HTML: Final = "report.html"
 CHECKLIST: Final = "checklist.md"
+# What an evaluation of a fold says of its own subjects, and does not hold for folds together.
+_OF_FEW_SUBJECTS: Final = "fewer than 3 subjects"
 _OURS: Final = {"tables": (".md", ".csv", ".tex"), "figures": (".pdf", ".png", ".gif")}
 
 
@@ -49,7 +52,7 @@ def build_report(
         title: heading; None = the names of the models.
         labels: recipe → name in tables.
         unscored: runs without scores, to be named.
-        worst: how many of the worst cases are drawn.
+        worst: how many of the worst cases are drawn; 0 = none, and no animation either.
         resamples: of intervals from 20 subjects on.
         html: whether to write the page.
 
@@ -62,7 +65,7 @@ def build_report(
     pairs: list[Pair] = []
     tables: dict[str, Table] = {}
     figures: dict[str, Path] = {}
-    _clear(output)
+    not_drawn: list[str] = []
     if study is not None:
         from spineseg.reporting.study import study_figures, study_tables
         from spineseg.reporting.study_results import read_study
@@ -70,21 +73,27 @@ def build_report(
         asked = read_study(study)
         simulated = simulated or asked.simulated
         tables |= {table.name: table for table in study_tables(study)}
-        figures |= study_figures(study, output / "figures")
         loaded += asked.runs.values()
     if models:
         check_comparable(models)
         pairs = compare_pairs(models, simulated=simulated, resamples=resamples)
         tables |= {table.name: table for table in comparison_of(models, pairs, simulated=simulated)}
-        figures |= draw_figures(models, pairs, output / "figures", simulated=simulated, worst=worst)
-        figures |= pass_through(models, output / "figures")
+    # An earlier report goes only when there is something to take its place.
+    _clear(output)
+    if study is not None:
+        figures |= study_figures(study, output / "figures")
+    if models:
+        figures |= draw_figures(models, pairs, output / "figures", simulated=simulated, worst=worst, notes=not_drawn)
+        if worst:
+            figures |= pass_through(models, output / "figures")
     report = Report(
         title=title or _title(models, study),
         simulated=simulated,
         runs=tuple(loaded),
         tables=tables,
         figures=figures,
-        notes=tuple(_notes(models, unscored, simulated=simulated)),
+        notes=(*_notes(models, unscored, simulated=simulated), *not_drawn),
+        pairs=tuple(pairs),
     )
     write_report(report, output, worst=worst, labels=labels or {}, html=html)
     return report
@@ -95,7 +104,10 @@ def pass_through(models: Sequence[ScoredModel], folder: Path) -> dict[str, Path]
     from spineseg.reporting.gif import write_gif
 
     for score in worst_of(models, len(models[0].subjects)):
-        view = view_of(models, score)
+        try:
+            view = view_of(models, score)
+        except SpinesegError:
+            continue
         shown = next(
             ((name, run) for name, run in runs_that_show(models, score.case) if run.name in view.predictions), None
         )
@@ -189,7 +201,12 @@ def _notes(models: Sequence[ScoredModel], unscored: Sequence[Path], *, simulated
 
 
 def _run_notes(model: ScoredModel, run: ScoredRun) -> list[str]:
-    notes = [f"{model.name}: {note}" for note in run.summary["notes"] if not note.startswith(("n = ", "simulated"))]
+    said_once: tuple[str, ...] = ("n = ", "simulated")
+    if len(model.runs) > 1 and len(model.subjects) >= LEAST_SUBJECTS_PER_LEVEL:
+        said_once += (_OF_FEW_SUBJECTS,)
+    notes = [f"{model.name}: {note}" for note in run.summary["notes"] if not note.startswith(said_once)]
+    if not run.split:
+        notes.append(f"{model.name}: split not recorded.")
     if run.provenance.get("overfit"):
         notes.append(f"{model.name}: overfit check on {run.provenance['overfit']}, no result.")
     if run.provenance.get("exclusions"):

@@ -1,13 +1,15 @@
 """A reporting checklist filled from what the runs recorded; what they did not record is left open, and says so."""
 
+import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from string import Formatter
 from typing import Any, Final
 
 from spineseg import __version__
 from spineseg.metrics import PROTOCOL
-from spineseg.metrics.intervals import BOOTSTRAP_SUBJECTS, LEAST_SUBJECTS
+from spineseg.reporting.checklist_facts import rerun_facts, simulated_scans, uncertainty
 from spineseg.reporting.checklist_items import CLAIM, METRICS_RELOADED, Item
 from spineseg.reporting.markdown import WATERMARK, escape
 from spineseg.reporting.runs import Report, ScoredRun
@@ -15,14 +17,17 @@ from spineseg.reporting.settings import settings
 
 OPEN: Final = "not answered here"
 Facts = dict[str, str]
+# Tables and figures among the places of an answer.
+_WRITTEN: Final = re.compile(r"(tables|figures)/([\w*]+)")
 
 
 @dataclass(frozen=True)
 class Answer:
-    """An item with its answer; None = open."""
+    """An item with its answer and where it lies; None = open."""
 
     item: Item
     text: str | None
+    where: str = ""
 
 
 def checklist(report: Report) -> str:
@@ -38,7 +43,7 @@ def checklist(report: Report) -> str:
         "words are ours. An item that the records cannot answer is left open: the author has to.",
     ]
     for name, items in lists:
-        answers = answered(items, facts)
+        answers = answered(items, facts, report)
         done = sum(answer.text is not None for answer in answers)
         lines += ["", f"## {name}: {done} of {len(answers)} items answered", ""]
         lines += ["| No. | Item | Answer | Where |", "|---|---|---|---|"]
@@ -46,14 +51,30 @@ def checklist(report: Report) -> str:
     return "\n".join(lines) + "\n"
 
 
-def answered(items: Iterable[Item], facts: Mapping[str, str]) -> list[Answer]:
+def answered(items: Iterable[Item], facts: Mapping[str, str], report: Report | None = None) -> list[Answer]:
     """Fill the items' answers; one that needs a fact which nobody recorded stays open.
+
+    Args:
+        items: of a list.
+        facts: by name.
+        report: an item that names a table or a figure which this report does not hold stays open, too; None = no check.
 
     >>> item = Item("9", "Preprocessing", "{preprocessing}", "config.yaml")
     >>> answered([item], {})[0].text is None, answered([item], {"preprocessing": "1.5 mm"})[0].text
     (True, '1.5 mm')
     """
-    return [Answer(item, _filled(item.answer, facts)) for item in items]
+    answers = []
+    for item in items:
+        text, where = _filled(item.answer, facts), _filled(item.where, facts)
+        held = where is not None and (report is None or _holds(report, where))
+        answers.append(Answer(item, text, where or "") if held else Answer(item, None))
+    return answers
+
+
+def _holds(report: Report, where: str) -> bool:
+    """Whether a report has all tables and figures that an answer points to; ``*`` stands for any end of a name."""
+    there = {"tables": report.tables, "figures": report.figures}
+    return all(any(fnmatchcase(held, name) for held in there[folder]) for folder, name in _WRITTEN.findall(where))
 
 
 def facts_of(report: Report) -> Facts:
@@ -74,7 +95,7 @@ def facts_of(report: Report) -> Facts:
         "subjects": str(len(people)),
         "cases": str(len(cases)),
         "sources": _joined({str(source) for run in runs for source in run.metrics["source"].unique()}),
-        "data": "simulated by `simulate`: no patient is in it" if report.simulated else None,
+        "data": simulated_scans(runs),
         "models": _joined(
             f"{run.recipe} ({_millions(run.cost['parameters'])})" for run in runs if "parameters" in run.cost
         ),
@@ -91,10 +112,10 @@ def facts_of(report: Report) -> Facts:
         "training": _of_all(trained, lambda run: _training(run.config)),
         "selection": _of_all(trained, lambda run: _selection(run.config)),
         "seeds": ", ".join(map(str, seeds)) or None,
-        "reruns": f"{len(seeds)} seeds; sd_seed and sd_subject apart" if len(seeds) > 1 else None,
+        "reruns": rerun_facts(trained),
         "folds": ", ".join(map(str, folds)) or None,
         "threshold": _of_all(runs, lambda run: _threshold(run.summary.get("score_threshold"))),
-        "uncertainty": _uncertainty(len(people), simulated=report.simulated),
+        **uncertainty(report, len(people)),
         "failures": "the cases with the lowest Dice are drawn"
         if any("worst" in name for name in report.figures)
         else None,
@@ -105,8 +126,8 @@ def facts_of(report: Report) -> Facts:
 
 def _line(answer: Answer) -> str:
     text = f"**{OPEN}**" if answer.text is None else escape(answer.text)
-    where = "" if answer.text is None else answer.item.where
-    return f"| {answer.item.number} | {escape(answer.item.what)} | {text} | {escape(where)} |"
+    where = "" if answer.text is None else escape(answer.where)
+    return f"| {answer.item.number} | {escape(answer.item.what)} | {text} | {where} |"
 
 
 def _filled(template: str | None, facts: Mapping[str, str]) -> str | None:
@@ -180,13 +201,3 @@ def _selection(config: Mapping[str, Any]) -> str | None:
 
 def _threshold(value: float | None) -> str | None:
     return None if value is None else f"{value:.2f}, chosen on the validation split"
-
-
-def _uncertainty(n: int, *, simulated: bool) -> str:
-    if n < LEAST_SUBJECTS:
-        return f"no interval and no test: n = {n} subjects"
-    kind = "t and jackknife t intervals" if n < BOOTSTRAP_SUBJECTS else "BCa intervals"
-    test = (
-        "no test on simulated data" if simulated else "exact sign-flip tests, Holm over the pairs of a primary endpoint"
-    )
-    return f"95 % {kind} over subjects; {test}"

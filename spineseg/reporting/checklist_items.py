@@ -1,6 +1,7 @@
 """Items of the reporting checklists: what is asked, how the records answer it, and where the answer lies.
 
-``{names}`` are facts of ``checklist.facts_of``; an item without an answer is always the author's.
+``{names}`` are facts of ``checklist.facts_of``; an item without an answer is always the author's. Tables and figures
+in ``where`` have to be in the report, else the item stays open.
 """
 
 from dataclasses import dataclass
@@ -9,7 +10,7 @@ from typing import Final
 
 @dataclass(frozen=True)
 class Item:
-    """One item; ``answer`` is a template over the facts, None where records cannot know."""
+    """One item; ``answer`` and ``where`` are templates over the facts; no answer where records cannot know."""
 
     number: str
     what: str
@@ -59,13 +60,11 @@ CLAIM: Final = (
     Item("22", "Description of the models", "{models}", "config.yaml of the runs"),
     Item("23", "Software", "{software}; commit {commit}", "provenance.json"),
     Item("24", "Initial values of the parameters", "{initialisation}; seeds {seeds}", "config.yaml of the runs"),
-    Item(
-        "25", "Training", "{training}; precision {precision}; on {hardware}", "config.yaml, log.csv, figures/training"
-    ),
+    Item("25", "Training", "{training}; precision {precision}; on {hardware}", "config.yaml, log.csv of the runs"),
     Item("26", "Selection of the final model", "{selection}", "config.yaml of the runs"),
     Item("27", "Ensembling", None),
     Item("28", "Measures of performance", "Protocol {protocol}", _PROTOCOL),
-    Item("29", "Significance and uncertainty", "{uncertainty}", "tables/comparisons.md"),
+    Item("29", "Significance and uncertainty", "{uncertainty}", "{tests}"),
     Item("30", "Robustness or sensitivity", "{reruns}", "tables/variation.md"),
     Item("31", "Explainability", None),
     Item("32", "Evaluation on internal data", "{split} split of {sources}", "tables/headline.md"),
@@ -106,7 +105,7 @@ METRICS_RELOADED: Final = (
         "2",
         "What matters: overlap, boundary, centre, name",
         "Dice, NSD and HD95, centroid error, identification: each apart",
-        "tables/",
+        "tables/headline.md",
     ),
     Item("3", "Structures cut by the field of view", "edge = {edge}", _PROTOCOL),
     Item("4", "Small structures", "Instances below 50 mm² in a slice are ignored; NSD at 2 mm", _PROTOCOL),
@@ -134,7 +133,7 @@ METRICS_RELOADED: Final = (
         "15",
         "Aggregation",
         "Slices, levels, scans and seeds are averaged inside the subject: n = {subjects}",
-        "tables/subjects_dice.md",
+        "tables/subjects_dice_spine.md",
     ),
     Item("16", "Variability", "{uncertainty}", "tables/variation.md"),
     Item("17", "All values, not means alone", "Every subject and level", "metrics.csv, figures/paired_differences"),

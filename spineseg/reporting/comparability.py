@@ -1,6 +1,6 @@
 """What has to be the same before two models stand in one table; an error names what is not."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import pandas as pd
 
@@ -8,7 +8,7 @@ from spineseg.errors import DataError
 from spineseg.metrics.detections_table import REFERENCE
 from spineseg.metrics.summary import SplitScores
 from spineseg.reporting.models import ScoredModel, listed
-from spineseg.reporting.runs import ScoredRun
+from spineseg.reporting.runs import ScoredRun, scored_simulated
 
 _SETTINGS = {
     "protocol": "the version of the protocol",
@@ -17,34 +17,41 @@ _SETTINGS = {
 
 
 def check_comparable(models: Sequence[ScoredModel]) -> None:
-    """Refuse to compare models that were not scored alike on the same cases.
+    """Refuse to compare models, or to average seeds, that were not scored alike on the same cases.
 
     Raises:
-        DataError: another protocol, edge rule or set of cases, other subjects or references, or a test subject that a
-            model was trained on.
+        DataError: another protocol, edge rule, split, data set or set of cases, other subjects or references, or a
+            subject that a model was trained on.
     """
     runs = [run for model in models for run in model.runs]
     for run in runs:
         _check_settings(runs[0], run)
         check_held_out(run)
-    first = models[0]
-    facts = reference_facts(next(iter(first.seeds.values())))
-    for model in models[1:]:
-        _check_facts(first.name, facts, model.name, reference_facts(next(iter(model.seeds.values()))))
+    _check_splits(runs)
+    for model in models:
+        _check_one_data(model.name, model.runs)
+    _check_scored_data(runs)
+    (first, facts), *others = ((name, reference_facts(scores)) for name, scores in _each_seed(models))
+    for name, found in others:
+        _check_facts(first, facts, name, found)
 
 
 def check_held_out(run: ScoredRun) -> None:
-    """Refuse test scores of subjects that the run was trained on, unless it says so of itself (overfit).
+    """Refuse scores of subjects that the run was trained on, unless it says so of itself (overfit, training split).
+
+    What `evaluate` scored has no split; what it was predicted with knows its training subjects all the same.
 
     Raises:
         DataError: the subjects.
     """
-    if run.split != "test" or run.provenance.get("overfit"):
+    if run.split == "train" or run.provenance.get("overfit"):
         return
     scored = {
         f"{source}:{subject}" for source, subject in zip(run.metrics["source"], run.metrics["subject"], strict=True)
     }
-    if seen := scored & set(run.provenance.get("train_subjects", ())):
+    # With those that the weights which the run began with had seen, where that was recorded.
+    trained_on = {*(run.provenance.get("train_subjects") or ()), *(run.provenance.get("seen_subjects") or ())}
+    if seen := scored & trained_on:
         raise DataError(
             f"{run.evaluation}: {run.name} was trained on {listed(seen)}, which it is scored on; "
             "score it on subjects that it has not seen"
@@ -73,10 +80,62 @@ def _check_settings(first: ScoredRun, other: ScoredRun) -> None:
                 f"{first.name} and {other.name} differ in {what}: {first.summary[key]} and {other.summary[key]}; "
                 "evaluate both alike"
             )
-    if first.split and other.split and first.split != other.split:
+
+
+def _check_splits(runs: Sequence[ScoredRun]) -> None:
+    """Runs without a split are compared by their cases alone; between the others all have to name the same."""
+    known = [run for run in runs if run.split]
+    for run in known[1:]:
+        if run.split != known[0].split:
+            raise DataError(
+                f"{known[0].name} was scored on the split '{known[0].split}' and {run.name} on '{run.split}'; choose "
+                "one"
+            )
+
+
+def _check_one_data(name: str, runs: Sequence[ScoredRun]) -> None:
+    """Seeds and folds of a row were trained on one data set: where it lies is free, what it holds is not."""
+    hashed = [run for run in runs if run.provenance.get("data_hash")]
+    for run in hashed[1:]:
+        _check_hash(f"model '{name}': ", hashed[0], run)
+    for run in runs[1:]:
+        if run.simulated != runs[0].simulated:
+            _refuse_mixture(f"model '{name}': ", runs[0], run)
+
+
+def _check_scored_data(runs: Sequence[ScoredRun]) -> None:
+    """All scores are of one data set. A network may come from elsewhere, so only what was scored is compared."""
+    # A run's own split was scored on the data that it knows the hash of.
+    hashed = [run for run in runs if run.root is not None and run.split and run.provenance.get("data_hash")]
+    for run in hashed[1:]:
+        _check_hash("", hashed[0], run)
+    known = [run for run in runs if scored_simulated(run) is not None]
+    for run in known[1:]:
+        if scored_simulated(run) != scored_simulated(known[0]):
+            _refuse_mixture("", known[0], run)
+
+
+def _check_hash(prefix: str, first: ScoredRun, other: ScoredRun) -> None:
+    here, there = (str(run.provenance["data_hash"]) for run in (first, other))
+    if here != there:
         raise DataError(
-            f"{first.name} was scored on the split '{first.split}' and {other.name} on '{other.split}'; choose one"
+            f"{prefix}{first.name} and {other.name} were made on different data (data_hash {here[:12]}… and "
+            f"{there[:12]}…); report them apart, or train both on the same prepared data"
         )
+
+
+def _refuse_mixture(prefix: str, first: ScoredRun, other: ScoredRun) -> None:
+    one, another = (first, other) if first.simulated else (other, first)
+    raise DataError(f"{prefix}{one.name} is of simulated data and {another.name} of real data; report them apart")
+
+
+def _each_seed(models: Sequence[ScoredModel]) -> Iterator[tuple[str, SplitScores]]:
+    """Every seed's scores with a name for messages: the model's, and of several seeds the runs of this one."""
+    for model in models:
+        for seed, scores in model.seeds.items():
+            of_seed = {run.name for run in model.runs if str(run.seed) == seed}
+            beside = f", seed {seed} ({listed(of_seed, 2)})" if len(model.seeds) > 1 else ""
+            yield f"{model.name}{beside}", scores
 
 
 def _check_facts(first: str, facts: pd.DataFrame, other: str, found: pd.DataFrame) -> None:

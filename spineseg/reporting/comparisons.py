@@ -126,7 +126,9 @@ def _judged(pairs: Sequence[Pair], models: dict[str, ScoredModel], refused: str 
 
 
 def _why_not_claimed(pair: Pair, first: ScoredModel, second: ScoredModel, p: float | None) -> str | None:
-    if p is None or p >= SIGNIFICANCE:
+    if p is None:
+        return f"n = {pair.found.n}: not tested"
+    if p >= SIGNIFICANCE:
         return f"p ≥ {SIGNIFICANCE}"
     seeds = [len(model.seeds) if model.trained else 0 for model in (first, second)]
     if min(seeds) < LEAST_SEEDS:

@@ -18,13 +18,18 @@ Styles = Mapping[str, Mapping[str, Any]]
 FARTHEST: Final = 4
 
 
-def draw_levels(figure: "Figure", models: Sequence[ScoredModel], styles: Styles) -> None:
-    """Mean Dice and identification rate of each level, C1 at the left; the number of subjects below."""
+def draw_levels(figure: "Figure", models: Sequence[ScoredModel], styles: Styles) -> bool:
+    """Mean Dice and identification rate of each level, C1 at the left; the number of subjects below.
+
+    False where no level counts, as when the field of view cuts them all.
+    """
     named = [model for model in models if model.named]
     panels = [("dice", "Dice, mean over subjects"), ("identified", "share identified")]
     means = {metric: {m.name: level_means(metric_rows(m.rows, metric)) for m in named} for metric, _ in panels}
     # Evaluations of an earlier version did not judge identification.
     panels = [panel for panel in panels if any(means[panel[0]].values())]
+    if not panels:
+        return False
     present = {level for each in means["dice"].values() for level in each}
     levels = [name for name in map(level_name, ORDER) if name in present]
     all_axes = figure.subplots(len(panels), 1, sharex=True, squeeze=False)[:, 0]
@@ -38,6 +43,7 @@ def draw_levels(figure: "Figure", models: Sequence[ScoredModel], styles: Styles)
     all_axes[-1].set_xticks(range(len(levels)), counts, fontsize=7)
     all_axes[-1].set_xlabel("level and number of subjects")
     figure.legend(loc="outside upper left", ncols=min(4, len(named)))
+    return True
 
 
 def shift_shares(model: ScoredModel) -> dict[int, float]:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from spineseg.reporting.case_views import CaseScore, CaseView, case_views, color_of, present_levels, shrunk
 from spineseg.reporting.mesh import label_meshes
+from spineseg.reporting.settings import label_runs
 from spineseg.reporting.volumes3d import encode_labels, encode_meshes, encode_scan
 from spineseg.vertebrae import LEVELS, ORDER, level_id, level_name, rank
 
@@ -55,7 +56,7 @@ def page_case(
     """Gather, shrink and encode a case.
 
     Args:
-        runs: of the report; those that predicted the case are shown, one a recipe.
+        runs: of the report; those that predicted the case are shown, one a model.
         score: of the case.
         number: its place on the page.
         labels: recipe → name of the model.
@@ -63,10 +64,10 @@ def page_case(
     Raises:
         DataError: nothing of the case can be read.
     """
-    shown, left_out = shown_runs(runs, score)
+    chosen, left_out = shown_runs(runs, score, labels)
+    shown, names = [run for run, _ in chosen], {run.name: label for run, label in chosen}
     whole = case_views(shown, score.case, score.source)
     view = shrunk(whole)
-    names = run_labels(shown, labels or {})
     notes = [*view.notes]
     if left_out:
         notes.append(f"one run a model is drawn; not drawn: {', '.join(left_out)}")
@@ -83,24 +84,28 @@ def page_case(
             {"id": level, "name": level_name(level), "color": f"rgb{LEVELS[level].color}"} for level in levels
         ),
         maps=tuple(maps),
-        dice=_dice_rows(score, {run.name: names[run.name] for run in shown}, levels),
+        dice=_dice_rows(score, names, levels),
         data=json.dumps(viewer_data(view), separators=(",", ":")).replace("<", "\\u003c"),
     )
 
 
-def shown_runs(runs: Sequence["ScoredRun"], score: CaseScore) -> tuple[list["ScoredRun"], list[str]]:
-    """One run a recipe, the lowest seed, of those that scored the case; and the names of the others."""
-    having = [run for run in runs if run.name in score.dice and _scored(run, score)]
+def shown_runs(
+    runs: Sequence["ScoredRun"], score: CaseScore, labels: Mapping[str, str] | None = None
+) -> tuple[list[tuple["ScoredRun", str]], list[str]]:
+    """One run a model, the lowest seed, of those that scored the case, with its model's name; and the others' names.
+
+    Models are named as in the tables: two settings of one recipe are two.
+    """
+    models = label_runs(runs, labels or {})
+    having = [
+        (run, model) for run, model in zip(runs, models, strict=True) if run.name in score.dice and _scored(run, score)
+    ]
     chosen: dict[str, ScoredRun] = {}
-    for run in sorted(having, key=lambda run: (run.seed is not None, run.seed or 0)):
-        chosen.setdefault(run.recipe, run)
-    picked = [run for run in having if chosen[run.recipe] is run][:MOST_MAPS]
-    return picked, [run.name for run in having if run not in picked]
-
-
-def run_labels(runs: Sequence["ScoredRun"], labels: Mapping[str, str]) -> dict[str, str]:
-    """Short name of each run by its name: what ``labels`` calls its recipe, else the recipe."""
-    return {run.name: labels.get(run.recipe, run.recipe) for run in runs}
+    for run, model in sorted(having, key=lambda each: (each[0].seed is not None, each[0].seed or 0)):
+        chosen.setdefault(model, run)
+    picked = [(run, model) for run, model in having if chosen[model] is run][:MOST_MAPS]
+    drawn = [run for run, _ in picked]
+    return picked, [run.name for run, _ in having if run not in drawn]
 
 
 def viewer_data(view: CaseView) -> dict[str, Any]:

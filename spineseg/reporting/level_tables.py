@@ -34,8 +34,10 @@ def dice_means(models: Sequence[ScoredModel]) -> Table:
         "level_mean: levels with at least 3 subjects; regions by the case_mean rule; pooled: mean of all values, what "
         "most papers print; dice_union: spurious levels count 0."
     ]
-    if listed := [(m.name, mean_tables(m.pooled, "dice")["level_mean"]["levels"]) for m in models if m.named]:
-        notes.append(f"Levels of level_mean: {', '.join(listed[0][1]) or 'none'}.")
+    tables = [mean_tables(model.pooled, "dice") for model in models if model.named]
+    # A named model whose levels are all cut has no means.
+    if listed := [found["level_mean"]["levels"] for found in tables if found]:
+        notes.append(f"Levels of level_mean: {', '.join(listed[0]) or 'none'}.")
     return table_of("dice_means", models, "Dice by its means", rows, notes)
 
 

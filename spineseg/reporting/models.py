@@ -24,7 +24,7 @@ from spineseg.metrics.intervals import (
 )
 from spineseg.metrics.means import subject_values
 from spineseg.metrics.pooling import ApPool, constant_ap50, counts_by_subject, named_levels
-from spineseg.metrics.summary import MEANS, UNRANKED, SplitScores, metric_rows, summarise
+from spineseg.metrics.summary import MEANS, UNRANKED, SplitScores, constant_name, metric_rows, summarise
 from spineseg.reporting.runs import DETECTIONS, ScoredRun
 from spineseg.reporting.settings import label_runs
 from spineseg.reporting.statistics import sd_of_seeds, sd_of_subjects
@@ -236,7 +236,8 @@ def _ap_results(
         for shape in _SHAPES:
             names = (f"{shape}_map50{suffix}", f"{shape}_map50_95{suffix}")
             if (by_name and not named) or (which == "native" and not detector):
-                results |= {name: dict(NOT_APPLICABLE) for name in names}
+                constants = (constant_name(shape, suffix),) if which == "exclusive" else ()
+                results |= {name: dict(NOT_APPLICABLE) for name in (*names, *constants)}
                 continue
             pools = _pools(seeds, subjects, which=which, shape=shape, named=by_name)
             for name, threshold in zip(names, (0, None), strict=True):
@@ -244,9 +245,9 @@ def _ap_results(
                 results[name] = statistic_entry(mean_of_statistics(statistics), len(subjects), resamples)
                 if which == "exclusive" and all(scores.unranked for scores in seeds.values()):
                     results[name]["scores"] = UNRANKED
-            if (which, by_name, shape) == ("exclusive", False, "mask"):
+            if which == "exclusive":
                 constant = float(np.mean([constant_ap50(pool) for pool in pools]))
-                results["ap50_constant"] = entry_of(constant, NO_INTERVAL, len(subjects))
+                results[constant_name(shape, suffix)] = entry_of(constant, NO_INTERVAL, len(subjects))
     return results
 
 

@@ -4,7 +4,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import pandas as pd
 
@@ -14,6 +14,9 @@ from spineseg.metrics.folder import METRICS_FORMAT, SUMMARY_FORMAT
 from spineseg.predictions.store import FOLDER_FILE, FOLDER_FORMAT
 from spineseg.provenance import read_provenance
 from spineseg.runs import Run, read_config, read_results
+
+if TYPE_CHECKING:
+    from spineseg.reporting.comparisons import Pair
 
 EVALUATE: Final = "python -m spineseg.evaluate"
 SUMMARY: Final = "summary.json"
@@ -97,6 +100,7 @@ class Report:
         tables: by name, in the order of the report.
         figures: name → PNG file; the PDF lies beside it.
         notes: what has to be read with the numbers.
+        pairs: comparisons of its models, tested or not.
     """
 
     title: str
@@ -105,6 +109,7 @@ class Report:
     tables: Mapping[str, Table]
     figures: Mapping[str, Path]
     notes: tuple[str, ...] = ()
+    pairs: tuple["Pair", ...] = ()
 
 
 def load_runs(runs: Sequence[Path], *, split: str = "test") -> list[ScoredRun]:
@@ -149,6 +154,18 @@ def load_run(path: Path, *, split: str = "test") -> ScoredRun:
 def is_scored(path: Path, *, split: str = "test") -> bool:
     """Whether ``load_run`` will find scores in a folder."""
     return (path / SUMMARY).is_file() or (Run(path).evaluation(split) / SUMMARY).is_file()
+
+
+def scored_simulated(run: ScoredRun) -> bool | None:
+    """Whether ``simulate`` made the scored cases themselves; None where that is known of the training alone.
+
+    ``run.simulated`` is true of a network from simulated scans on real patients, too.
+    """
+    if not run.simulated:
+        return False
+    own_split = run.root is not None and bool(run.split)
+    predicted = run.summary.get("provenance", {}).get("simulated", False)
+    return True if own_split or not predicted else None
 
 
 def read_metrics(path: Path) -> pd.DataFrame:

@@ -41,10 +41,13 @@ def label_runs(runs: Sequence[ScoredRun], labels: Mapping[str, str]) -> list[str
         labels: recipe → what to print instead.
     """
     named: list[str] = []
-    for run in runs:
-        own = settings(run.config)
-        others = [settings(other.config) for other in runs if other.recipe == run.recipe]
-        shown = [f"{key.rpartition('.')[2]} {own.get(key)}" for key in sorted(_differing(others))]
+    by_recipe: dict[str, list[dict[str, Any]]] = {}
+    every = [settings(run.config) for run in runs]
+    for run, own in zip(runs, every, strict=True):
+        by_recipe.setdefault(run.recipe, []).append(own)
+    telling = {recipe: sorted(_differing(found)) for recipe, found in by_recipe.items()}
+    for run, own in zip(runs, every, strict=True):
+        shown = [f"{key.rpartition('.')[2]} {own.get(key)}" for key in telling[run.recipe]]
         name = labels.get(run.recipe, run.recipe)
         named.append(f"{name} ({', '.join(shown)})" if shown else name)
     return [_shortened(name) for name in named] if _tell_apart(named) else named

@@ -124,7 +124,7 @@ def _ablation(
     stated = ", ".join(f"{name} {label}" for name, label in study.baseline.items())
     notes = [
         f"Δ: arm minus its baseline ({stated}; else the arm's own labels), paired over subjects, seeds averaged first.",
-        "beyond rerun noise: |Δ| > 2 · sd seed · √(2/k) with k ≥ 3 seeds; without it a difference is not claimed.",
+        "beyond rerun noise: |Δ| > 2 · sd seed · √(2/k), k ≥ 3 seeds; without it no difference is claimed. –: unknown.",
     ]
     if reason:
         notes.append(f"No test: {reason}.")

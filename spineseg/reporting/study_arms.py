@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Final
 
 import numpy as np
@@ -13,6 +12,7 @@ from spineseg.metrics.means import subject_values
 from spineseg.metrics.summary import MEANS, metric_rows
 from spineseg.reporting.runs import ScoredRun
 from spineseg.reporting.statistics import (
+    LEAST_SEEDS,
     PairedComparison,
     beyond_rerun_noise,
     holm_of_pairs,
@@ -31,6 +31,8 @@ PER_SUBJECT: Final = {"id": "id_case"}
 SUBJECT_METRICS: Final = tuple(mean.name for mean in MEANS)
 # Bounded metrics in which a subject that nobody predicted scores 0; an error or a distance has no such value.
 WORST_IS_ZERO: Final = tuple(name for name in SUBJECT_METRICS if not name.startswith("error_"))
+# Data and fold → the subjects that it tests, whatever the recipe.
+People = Mapping[tuple[str, int], tuple[str, ...]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,13 +43,13 @@ class Arm:
         labels: recipe and axes → label.
         jobs: all of its seeds and folds, whatever became of them.
         runs: those that are done, by job.
-        people: fold → the subjects that it tests, as far as any run of the recipe knows.
+        people: who is tested, as far as any run of the study knows.
     """
 
     labels: Mapping[str, str]
     jobs: tuple[Job, ...]
     runs: Mapping[str, ScoredRun]
-    people: Mapping[int, tuple[str, ...]]
+    people: People
 
     @property
     def done(self) -> int:
@@ -58,11 +60,6 @@ class Arm:
     def failed(self) -> int:
         """Jobs that ended without a value."""
         return sum(job.state == "failed" for job in self.jobs)
-
-    @cached_property
-    def seeds(self) -> tuple[int, ...]:
-        """Seeds with a job that is done."""
-        return tuple(sorted({int(job.labels["seed"]) for job in self.jobs if job.state == "done"}))
 
     def values(self, metric: str, *, failures: bool = False) -> pd.DataFrame:
         """Values (subjects, seeds) of a mean of ``results.json``; NaN where a job is missing or nothing applies.
@@ -81,16 +78,20 @@ class Arm:
                     continue
                 cell |= subject_values(metric_rows(run.metrics, mean.metric, mean.parameter, statuses=mean.statuses))
             elif failures and job.state == "failed" and metric in WORST_IS_ZERO:
-                cell |= dict.fromkeys(self.people.get(int(job.labels["fold"]), ()), 0.0)
+                cell |= dict.fromkeys(self.people.get(_tested(job), ()), 0.0)
         return pd.DataFrame(cells, dtype=np.float64).sort_index().dropna(how="all")
 
     def subjects(self, metric: str) -> dict[str, float]:
         """Subject → mean over its seeds."""
         return {str(subject): float(value) for subject, value in self.values(metric).mean(axis=1).items()}
 
+    def reruns(self, metric: str) -> Floats:
+        """Values (subjects, seeds) without a hole: of seeds that have any, the subjects that all of these have."""
+        return _array(self.values(metric).dropna(axis=1, how="all").dropna())
+
     def sd_seed(self, metric: str) -> float | None:
         """Rerun noise, over the subjects that every seed has; None for one seed."""
-        whole = _array(self.values(metric).dropna())
+        whole = self.reruns(metric)
         return sd_of_seeds(whole) if len(whole) else None
 
     def sd_subject(self, metric: str) -> float | None:
@@ -108,7 +109,8 @@ class Delta:
         base: index of its baseline.
         found: the paired comparison, arm minus baseline.
         p: corrected over the deltas of the study (Holm); None where PROTOCOL 8 allows no test.
-        beyond_noise: whether the difference exceeds what a rerun moves (PROTOCOL 8.7); None where seeds are too few.
+        beyond_noise: whether the difference exceeds what a rerun moves (PROTOCOL 8.7); None where that is not known:
+            seeds are too few, or jobs are missing.
     """
 
     arm: int
@@ -125,7 +127,7 @@ def arms_of(study: StudyResults) -> list[Arm]:
     for jobs in group_jobs(study.jobs).values():
         labels = factors(jobs[0])
         runs = {job.hash: study.runs[job.hash] for job in jobs if job.hash in study.runs}
-        arms.append(Arm(labels, tuple(jobs), runs, people.get(labels["recipe"], {})))
+        arms.append(Arm(labels, tuple(jobs), runs, people))
     return arms
 
 
@@ -174,21 +176,28 @@ def deltas(
 
 
 def _beyond(arm: Arm, base: Arm, metric: str, found: PairedComparison) -> bool | None:
-    counts = (len(arm.seeds), len(base.seeds))
-    if min(counts) < 3:
+    sds = (arm.sd_seed(metric), base.sd_seed(metric))
+    counts = (arm.reruns(metric).shape[1], base.reruns(metric).shape[1])
+    # The mean of an arm with holes is of other subjects in each seed: no rerun is like the next.
+    whole = all(each.done == len(each.jobs) for each in (arm, base))
+    if not whole or min(counts) < LEAST_SEEDS or None in sds:
         return None
-    return beyond_rerun_noise(found.mean, (arm.sd_seed(metric), base.sd_seed(metric)), counts)
+    return beyond_rerun_noise(found.mean, sds, counts)
 
 
-def _people(study: StudyResults) -> dict[str, dict[int, tuple[str, ...]]]:
-    """Recipe → fold → the subjects that it tests, learnt from the runs that are done."""
-    known: dict[str, dict[int, tuple[str, ...]]] = {}
+def _people(study: StudyResults) -> People:
+    """Who is tested in each fold, learnt from the runs that are done."""
+    known: dict[tuple[str, int], tuple[str, ...]] = {}
     for job in study.jobs:
         run = study.runs.get(job.hash)
         if run is not None:
-            subjects = tuple(sorted(map(str, run.summary["subjects"])))
-            known.setdefault(str(job.labels["recipe"]), {})[int(job.labels["fold"])] = subjects
+            known[_tested(job)] = tuple(sorted(map(str, run.summary["subjects"])))
     return known
+
+
+def _tested(job: Job) -> tuple[str, int]:
+    """What says who a job tests; its split's hash also holds who it trains on."""
+    return job.data_hash, int(job.labels["fold"])
 
 
 def _array(values: pd.DataFrame) -> Floats:

@@ -51,10 +51,15 @@ class StudyResults:
 
     def _run(self, job: Job) -> ScoredRun:
         run = self.folder.run(job.hash)
-        if run is None or not is_scored(run.root, split=self.split):
+        if run is None:
             raise DataError(
-                f"{self.folder.job(job.hash)}: this job is said to be done, but its split '{self.split}' was not "
-                f"evaluated; remove the folder and go on with `{STUDY} +study={self.name}`"
+                f"{self.folder.job(job.hash)}: this job is said to be done, but has no run folder; "
+                f"remove it and go on with `{STUDY} +study={self.name}`"
+            )
+        if not is_scored(run.root, split=self.split):
+            raise DataError(
+                f"{run.root}: its split '{self.split}' was not evaluated; score it with "
+                f"`python -m spineseg.train resume={run.root} score_splits=[{self.split}]`"
             )
         return replace(load_run(run.root, split=self.split), seed=job.labels.get("seed"), fold=job.labels.get("fold"))
 

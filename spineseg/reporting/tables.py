@@ -1,12 +1,14 @@
 """Tables of a report: accuracy, detection, means, identification, errors, levels, cost."""
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Final
 
 import numpy as np
 
 from spineseg.metrics import PROTOCOL
 from spineseg.metrics.intervals import BOOTSTRAP_SUBJECTS, LEAST_SUBJECTS
+from spineseg.metrics.means import LEAST_SUBJECTS_PER_LEVEL
 from spineseg.reporting.cells import Cell, best_and_second, frames, median, number, plain, result
 from spineseg.reporting.comparisons import Pair, claimed_below_best, is_oracle
 from spineseg.reporting.models import ScoredModel
@@ -95,17 +97,33 @@ def detection_table(models: Sequence[ScoredModel]) -> Table:
     rows = [
         {
             MODEL: plain(model.name),
-            **{heading: result(model.results.get(name)) for heading, name in _DETECTION.items()},
+            **{heading: _detection_cell(model, name) for heading, name in _DETECTION.items()},
             "score threshold": plain(_thresholds(model)),
         }
         for model in models
     ]
-    notes = (
+    notes: tuple[str, ...] = (
         f"Not to be compared between kinds of model: {', '.join(_NOT_COMPARED[:2])}, detections as they are.",
         "AP50, all scores 1: what is left of exclusive AP50 without the ranking.",
         "Score threshold: of the exclusive map, chosen on validation; 'default' is 0.25, 'label map' needs none.",
     )
+    if any(model.named and _over_all_levels(model) for model in models):
+        notes += (
+            f"All levels: the mean is over every level that occurs, as there are fewer than {LEAST_SUBJECTS_PER_LEVEL} "
+            "subjects; otherwise over levels of so many subjects (PROTOCOL 5.5).",
+        )
     return table_of("detection", models, "Slice detection", rows, notes)
+
+
+def _detection_cell(model: ScoredModel, name: str) -> Cell:
+    """A number of the detection table; one over all levels for want of subjects says so."""
+    cell = result(model.results.get(name))
+    marked = name.endswith("_named") and cell.value is not None and _over_all_levels(model)
+    return replace(cell, text=f"{cell.text} (all levels)") if marked else cell
+
+
+def _over_all_levels(model: ScoredModel) -> bool:
+    return len(model.subjects) < LEAST_SUBJECTS_PER_LEVEL
 
 
 def cost_cells(model: ScoredModel) -> dict[str, Cell]:

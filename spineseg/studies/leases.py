@@ -12,6 +12,7 @@ import json
 import os
 import secrets
 import socket
+import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -19,6 +20,11 @@ from pathlib import Path
 from typing import Any
 
 HELD, RELEASED = ".lease", ".released"
+# Of another version nothing is believed but that it changes: "lease 1" had starts by the system's clock.
+LEASE_FORMAT = "lease 2"
+# Of the starts of one process, twice asked: clock ticks are whole on Linux, elsewhere a clock may creep.
+_LINUX = sys.platform == "linux"
+_TOLERANCE_S = 0.005 if _LINUX else 2.0
 
 
 class LeaseLostError(Exception):
@@ -33,7 +39,7 @@ class Process:
         host: name of the machine, for people.
         machine: its boot and process namespace; processes are asked about by those who share it.
         pid: process number.
-        started: seconds since the epoch; a number can be given again.
+        started: when, as ``_started`` says; a number can be given again.
     """
 
     host: str
@@ -44,24 +50,19 @@ class Process:
     @classmethod
     def current(cls) -> "Process":
         """This process."""
-        import psutil
-
-        return cls(socket.gethostname(), _machine(), os.getpid(), psutil.Process().create_time())
+        started = _started(os.getpid())
+        assert started is not None, "this process is there"
+        return cls(socket.gethostname(), _machine(), os.getpid(), started)
 
     def alive(self) -> bool | None:
         """Whether it lives; None if that cannot be seen from here."""
-        import psutil
-
         if self.machine != _machine():
             return None
         try:
-            process = psutil.Process(self.pid)
-            same = abs(process.create_time() - self.started) < 2.0
-            return bool(same and process.status() != psutil.STATUS_ZOMBIE)
-        except psutil.NoSuchProcess:
-            return False
-        except psutil.AccessDenied:  # of another user: the number at least is in use
+            started = _started(self.pid)
+        except PermissionError:  # of another user: the number at least is in use
             return True
+        return started is not None and abs(started - self.started) < _TOLERANCE_S
 
 
 @dataclass(frozen=True)
@@ -115,6 +116,14 @@ class Lease:
         number = int(self.path.stem)
         if any(other > number for other, _ in _generations(self.path.parent)) or not self.path.exists():
             raise LeaseLostError(self.path)
+
+    def holds(self) -> bool:
+        """Whether the lease still holds."""
+        try:
+            self.check()
+        except LeaseLostError:
+            return False
+        return True
 
     def release(self) -> None:
         """Give the job back; a rename, which a full disk allows."""
@@ -199,7 +208,7 @@ def held(observer: Observer, folder: Path, *, wait_s: float = 0.1) -> Iterator[L
 
 def _create(path: Path, token: str) -> bool:
     """Create the file with all that it says, unless it is there."""
-    content = {"format": "lease 1", "token": token, "taken": time.time(), **vars(Process.current())}
+    content = {"format": LEASE_FORMAT, "token": token, "taken": time.time(), **vars(Process.current())}
     partial = path.with_name(f".partial-{token}")
     partial.write_text(json.dumps(content), encoding="utf-8")
     try:
@@ -220,6 +229,8 @@ def _create(path: Path, token: str) -> bool:
 def _read(path: Path) -> Held | None:
     try:
         content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        if content["format"] != LEASE_FORMAT:
+            return None
         beat = path.stat().st_mtime
         process = Process(*(content[name] for name in ("host", "machine", "pid", "started")))
         return Held(content["token"], process, content["taken"], beat)
@@ -231,6 +242,37 @@ def _generations(folder: Path) -> Iterator[tuple[int, Path]]:
     for path in folder.glob("*[0-9].*"):
         if path.suffix in (HELD, RELEASED) and path.stem.isdigit():
             yield int(path.stem), path
+
+
+def _started(pid: int) -> float | None:
+    """When a process started; None if it is dead.
+
+    Seconds since the machine's start on Linux, where psutil would add the time of that start, which moves whenever the
+    system's clock is set: a live process would look like another one. Elsewhere seconds since the epoch.
+
+    Raises:
+        PermissionError: there is one, but it cannot be looked at.
+    """
+    if _LINUX:
+        try:
+            content = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
+        except (FileNotFoundError, ProcessLookupError):
+            try:
+                os.kill(pid, 0)  # processes of others may be hidden
+            except ProcessLookupError:
+                return None
+            raise PermissionError(pid) from None
+        state, *fields = content.rpartition(")")[2].split()  # behind the program's name, which may hold anything
+        return None if state in "ZX" else int(fields[18]) / os.sysconf("SC_CLK_TCK")
+    import psutil
+
+    try:
+        process = psutil.Process(pid)
+        return None if process.status() == psutil.STATUS_ZOMBIE else float(process.create_time())
+    except psutil.NoSuchProcess:
+        return None
+    except psutil.AccessDenied as error:
+        raise PermissionError(pid) from error
 
 
 def _machine() -> str:

@@ -1,6 +1,6 @@
 """From what a study asks to jobs with names: composed, checked, and told apart by their hash."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
@@ -8,12 +8,33 @@ from omegaconf import DictConfig, OmegaConf
 from spineseg.config import compose
 from spineseg.errors import ConfigError
 from spineseg.studies.folder import Job
-from spineseg.studies.identity import DataIdentity, job_hash, set_seed_and_fold
+from spineseg.studies.identity import PLACES, DataIdentity, job_hash, set_seed_and_fold
 from spineseg.studies.matrix import JobSpec, cells, job_of, jobs, quoted
 from spineseg.studies.running import Places
-from spineseg.targets import plain
+from spineseg.targets import nearest, plain
 
 Identities = Callable[[DictConfig], DataIdentity]
+# What `hardware=` may say, beside the loggers: all of it is left out of a job's hash.
+HARDWARE = ("trainer", *(f"trainer.{name}" for name in PLACES["trainer"]), "data.workers")
+
+
+def checked_hardware(hardware: Iterable[str]) -> tuple[str, ...]:
+    """Overrides of a machine, none of which moves a number: two jobs of one name would not be one training.
+
+    Raises:
+        ConfigError: naming one that does, or that is no override.
+    """
+    found = tuple(hardware)
+    for each in found:
+        key = each.lstrip("+~").partition("=")[0]
+        if "=" not in each and not each.startswith("~"):
+            raise ConfigError(f"hardware: {each!r} is no override; expected key=value")
+        if key not in HARDWARE and key != "logger" and not key.startswith("logger."):
+            raise ConfigError(
+                f"hardware: {key} is not of the machine alone, and would move numbers without a trace "
+                f"({nearest(key, list(HARDWARE))}); what moves numbers goes to study.overrides"
+            )
+    return found
 
 
 def compose_job(overrides: tuple[str, ...], places: Places) -> DictConfig:
@@ -105,18 +126,21 @@ def search_base(cfg: DictConfig, split: str) -> JobSpec:
 def check_jobs(planned: Mapping[str, Job], known: set[str], places: Places) -> None:
     """Check the configurations of the jobs that are new, as ``train`` would, before anything is started.
 
+    What ``hardware`` adds may be new where no job is: then the first one is checked with it.
+
     Raises:
         ConfigError: a misspelt key, with the nearest one.
     """
     from spineseg.train import check_train
 
     checked: set[tuple[str, ...]] = set()
+    settled = known - set(list(planned)[: 1 if places.hardware else 0])
     for job in planned.values():
         cell = tuple(each for each in job.overrides if not each.startswith(("seed=", "data.fold=")))
-        if job.hash not in known and cell not in checked:
+        if job.hash not in settled and cell not in checked:
             checked.add(cell)
             try:
-                check_train(compose_job(job.overrides, places))
+                check_train(compose_job((*job.overrides, *places.hardware), places))
             except ConfigError as error:
                 raise ConfigError(f"study: {_shown(job.labels)}: {error}") from error
 

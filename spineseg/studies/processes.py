@@ -44,16 +44,25 @@ class JobProcess:
         output: file that what it prints is added to.
         mark: names the job; unlike that of any other on this machine.
         environment: beside this process's own.
+        ours: whether the job is still this worker's. Where another has taken it over, what bears the mark is that
+            one's; then only this process's own group is ended.
     """
 
-    def __init__(self, command: Sequence[str], output: Path, mark: str, environment: Mapping[str, str]) -> None:
+    def __init__(
+        self,
+        command: Sequence[str],
+        output: Path,
+        mark: str,
+        environment: Mapping[str, str],
+        ours: Callable[[], bool] = lambda: True,
+    ) -> None:
         output.parent.mkdir(parents=True, exist_ok=True)
         self._offset = output.stat().st_size if output.is_file() else 0
         self._output = output
         self._kills = _kills_for_memory()
         with output.open("ab") as stream:
             self._process = _start(command, stream, {**os.environ, **environment, JOB_VARIABLE: mark})
-        self._mark = mark
+        self._mark, self._ours = mark, ours
 
     @property
     def pid(self) -> int:
@@ -74,7 +83,7 @@ class JobProcess:
         except subprocess.TimeoutExpired:
             self.kill()
             return Ending("stopped")
-        end_leftovers(self._mark)
+        self._sweep()
         ending = self._ending(code)
         # Too early for train to know the signal, it dies of it; that is no failure.
         return Ending("stopped") if code == -signal.SIGTERM else ending
@@ -84,12 +93,20 @@ class JobProcess:
         with contextlib.suppress(ProcessLookupError):
             self._process.kill()
         self._process.wait()
-        end_leftovers(self._mark)
+        self._sweep()
+
+    def _sweep(self) -> None:
+        """End what is left of the job once its first process is gone."""
+        if self._ours():
+            end_leftovers(self._mark)
+        else:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(self.pid, signal.SIGKILL)  # its number is not given again while any of its group is left
 
     def _ending(self, code: int) -> Ending:
         if code == 0:
             return Ending("ended")
-        end_leftovers(self._mark)  # processes of DDP whose first is gone wait for it, half an hour and on a GPU
+        self._sweep()  # processes of DDP whose first is gone wait for it, half an hour and on a GPU
         with self._output.open("rb") as stream:
             stream.seek(self._offset)
             text = stream.read().decode("utf-8", errors="replace")

@@ -21,6 +21,15 @@ def monitored_values(log: Path, monitor: str) -> dict[int, float]:
     return {int(epoch): float(value) for epoch, value in found if epoch}
 
 
+def falls(monitor: str) -> bool:
+    """Whether less of a logged value is better: of losses, as all terms of training are; validation logs scores.
+
+    >>> falls("train/loss"), falls("val/dice")
+    (True, False)
+    """
+    return monitor.startswith("train/") or "loss" in monitor
+
+
 class Watch:
     """Whether a trial is to end early; to be asked often, looks every few seconds.
 
@@ -28,14 +37,24 @@ class Watch:
         trial: Optuna's.
         log: finds the job's log; None before there is one.
         monitor: name of the value.
+        direction: of the search, in which Optuna's pruners judge these values, too: where the monitor's better values
+            lie the other way (Dice, in a search for the least distance), their negatives are reported.
         every_s: seconds between two looks.
     """
 
-    def __init__(self, trial: optuna.Trial, log: Callable[[], Path | None], monitor: str, every_s: float = 2.0) -> None:
+    def __init__(
+        self,
+        trial: optuna.Trial,
+        log: Callable[[], Path | None],
+        monitor: str,
+        direction: str = "maximize",
+        every_s: float = 2.0,
+    ) -> None:
         self._trial, self._log, self._monitor, self._every_s = trial, log, monitor, every_s
         (known,) = (each for each in trial.study.get_trials(deepcopy=False) if each.number == trial.number)
         self._reported = set(known.intermediate_values)
         self._looked = -math.inf
+        self._sign = 1.0 if (direction == "minimize") == falls(monitor) else -1.0
 
     def __call__(self) -> bool:
         """Report what is new, and ask the pruner."""
@@ -51,6 +70,6 @@ class Watch:
             if epoch not in self._reported and math.isfinite(value)
         }
         for epoch, value in new.items():
-            self._trial.report(value, epoch)
+            self._trial.report(self._sign * value, epoch)
             self._reported.add(epoch)
         return bool(new) and self._trial.should_prune()

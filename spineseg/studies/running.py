@@ -14,9 +14,6 @@ from spineseg.studies.leases import Lease
 from spineseg.studies.matrix import quoted
 from spineseg.studies.processes import Ending, JobProcess, end_leftovers
 
-# What train takes beside resume=; where and how, not what.
-RESUMABLE = ("trainer", "data.workers")
-
 
 @dataclass(frozen=True)
 class Places:
@@ -52,6 +49,19 @@ class Stop:
 
 class DiskFullError(Exception):
     """Nothing can be written any more: the worker ends, and its job goes on another time."""
+
+
+def take_over(folder: StudyFolder, job: Job, lease: Lease) -> Job:
+    """End what a dead holder has left of a job, and count its time; the job as it is where its holder gave it back."""
+    if lease.abandoned is None:
+        return job
+    end_leftovers(mark_of(folder, job))
+    return replace(job, seconds=round(job.seconds + lease.abandoned.seconds, 1))
+
+
+def mark_of(folder: StudyFolder, job: Job) -> str:
+    """What the processes of a job are known by on this machine."""
+    return f"{folder.root.absolute()}:{job.hash}"
 
 
 @dataclass
@@ -98,16 +108,15 @@ class Runner:
             DiskFullError: the disk is full.
             OSError: the study's folder cannot be written.
         """
-        if lease.abandoned is not None:
-            end_leftovers(self._mark(job))
-            job = replace(job, seconds=round(job.seconds + lease.abandoned.seconds, 1))
+        job = take_over(self.folder, job, lease)
         done = finished_value(job, self.folder.run(job.hash), self.measure.split, self.measure.metric)
         if done is not None and done.state == "done":  # its worker died before it could say so
             return self._write(replace(done, run=self._place_of(self.folder.run(job.hash))))
         job = self._write(replace(job, state="running", attempts=job.attempts + 1, error=None))
         self._sweep(job)
         started = time.monotonic()
-        process = JobProcess(self.command_of(job), self.folder.output(job.hash), self._mark(job), self._environment())
+        output, mark = self.folder.output(job.hash), mark_of(self.folder, job)
+        process = JobProcess(self.command_of(job), output, mark, self._environment(), ours=lease.holds)
         self._current = (job, lease, process, started)
         try:
             ending = self._watch(process, lease, pruned)
@@ -116,6 +125,7 @@ class Runner:
             raise
         finally:
             self._current = None
+        lease.check()
         return self._write(self._settled(job, ending, time.monotonic() - started))
 
     def interrupt(self) -> None:
@@ -125,7 +135,8 @@ class Runner:
         job, lease, process, started = self._current
         self._current = None
         process.terminate(self.grace_s)
-        self._write(self._settled(job, Ending("stopped"), time.monotonic() - started))
+        if lease.holds():
+            self._write(self._settled(job, Ending("stopped"), time.monotonic() - started))
         lease.release()
 
     def command_of(self, job: Job) -> list[str]:
@@ -133,8 +144,13 @@ class Runner:
         base = list(self.command or (sys.executable, "-m", "spineseg.train"))
         run = self.folder.run(job.hash)
         if run is not None:
-            hardware = [each for each in self.places.hardware if each.lstrip("+").startswith(RESUMABLE)]
-            return [*base, f"resume={quoted(run.root)}", f"paths.runs={quoted(self.folder.root.absolute())}", *hardware]
+            return [
+                *base,
+                f"resume={quoted(run.root)}",
+                f"paths.runs={quoted(self.folder.root.absolute())}",
+                f"score_splits=[{self.measure.split}]",  # the study may ask for another one than when the run began
+                *filter(_resumable, self.places.hardware),
+            ]
         return [
             *base,
             *_absolute_ancestor(job.overrides, self.places.runs),
@@ -162,7 +178,6 @@ class Runner:
         while True:
             ending = process.poll()
             if ending is not None:
-                lease.check()
                 return ending
             if time.monotonic() - beat >= self.beat_s:
                 lease.beat()
@@ -209,13 +224,18 @@ class Runner:
         for path in self.folder.job(job.hash).glob(".partial-*"):
             shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
 
-    def _mark(self, job: Job) -> str:
-        return f"{self.folder.root.absolute()}:{job.hash}"
-
     def _environment(self) -> dict[str, str]:
         # Within a job of Slurm's Lightning would wait for processes that Slurm starts, and queue the job again itself.
         slurm = {"SLURM_JOB_NAME": "interactive"} if "SLURM_JOB_ID" in os.environ else {}
         return {**slurm, **self.environment}
+
+
+def _resumable(override: str) -> bool:
+    """Whether train takes an override beside resume=: where and how, not what."""
+    from spineseg.train import HARDWARE
+
+    key = override.lstrip("+").partition("=")[0]
+    return key in ("trainer", "data.workers") or key.removeprefix("trainer.") in HARDWARE
 
 
 def _absolute_ancestor(overrides: Sequence[str], runs: str) -> list[str]:

@@ -103,6 +103,15 @@ class Trials:
             if trial.number not in replaced and not (trial.state == TrialState.FAIL and JOB not in trial.user_attrs)
         ]
 
+    def done(self) -> int:
+        """How many trials ended well: with a value, or early because they led nowhere."""
+        return sum(trial.state in (TrialState.COMPLETE, TrialState.PRUNED) for trial in self.all())
+
+    def replaced_by(self, number: int) -> int | None:
+        """Number of the failed trial that a trial stands for; None of a first try."""
+        (found,) = (trial for trial in self._study.get_trials(deepcopy=False) if trial.number == number)
+        return found.user_attrs.get(RETRY_OF)
+
     def open(self) -> list[tuple[int, str]]:
         """Number and job of the trials that have begun and not ended."""
         running = (trial for trial in self.all() if trial.state == TrialState.RUNNING and JOB in trial.user_attrs)

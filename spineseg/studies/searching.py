@@ -57,12 +57,15 @@ class Searcher:
     def _attempt(self, number: int, name: str) -> bool:
         if self._spec["pruner"] is None:
             return self._worker.attempt(name, after=functools.partial(self._tell, number))
-        watch = Watch(self._trials.adopt(number), functools.partial(self._log, name), self._spec["monitor"])
+        trial, log = self._trials.adopt(number), functools.partial(self._log, name)
+        watch = Watch(trial, log, self._spec["monitor"], self._spec["direction"])
         return self._worker.attempt(name, watch, functools.partial(self._tell, number))
 
     def _tell(self, number: int, job: Job) -> None:
-        if number not in job.trials:
-            job = replace(job, trials=tuple(sorted((*job.trials, number))))
+        # A failed trial that is tried again has the same job; it counts once, under its new number.
+        numbers = tuple(sorted({*job.trials, number} - {self._trials.replaced_by(number)}))
+        if numbers != job.trials:
+            job = replace(job, trials=numbers)
             self._folder.write_job(job)
             self._folder.write_ledger()
         self._trials.tell(number, job)

@@ -12,6 +12,7 @@ from spineseg.models.detections import Detections, SliceDetections, draw, draw_i
 from spineseg.models.yolo import InstanceTargets, YOLOv8Seg
 from spineseg.predictions.instances import SliceInstances
 from spineseg.predictions.masks import encode_crop
+from spineseg.tasks.label_maps import check_finite
 from spineseg.tasks.monitors import Found, MonitoredSlice, monitor_slice, monitors
 from spineseg.tasks.optim import Optimization
 from spineseg.tasks.optimized import OptimizedTask, exact_mean
@@ -92,10 +93,16 @@ class InstanceSegmentation2D(OptimizedTask[SliceBatch]):
         self.log_validation(values, frozenset({"mask_map50", "mask_map50_named", "dice"}))
 
     def predict_step(self, batch: ScanBatch, batch_index: int) -> list[SliceInstances]:
-        """Detections of each slice as they are (PROTOCOL 5.7), drawn on the native pixels."""
+        """Detections of each slice as they are (PROTOCOL 5.7), drawn on the native pixels.
+
+        Raises:
+            DataError: logits that are not finite.
+        """
         if not batch["indices"]:
             return []
-        found = suppress(self.net.decode(self._formatted(batch["images"])))
+        raw = self.net.decode(self._formatted(batch["images"]))
+        check_finite(raw.boxes, raw.scores, raw.coefficients, raw.prototypes)
+        found = suppress(raw)
         return [
             self._instances(index, item, batch["size"], batch["step"])
             for index, item in zip(batch["indices"], found, strict=True)

@@ -53,7 +53,9 @@ class LabelMapLoss(nn.Module):
         >>> LabelMapLoss([nn.CrossEntropyLoss()], [1.0]).resolution_weights(2)
         [0.6666666666666666, 0.3333333333333333]
         """
-        raw = [0.0 if self.drop_coarsest and i and i == count - 1 else 0.5**i for i in range(count)]
+        # Several processes may not leave parameters without a gradient.
+        dropped = 1e-6 if torch.distributed.is_available() and torch.distributed.is_initialized() else 0.0
+        raw = [dropped if self.drop_coarsest and i and i == count - 1 else 0.5**i for i in range(count)]
         return [weight / sum(raw) for weight in raw]
 
 

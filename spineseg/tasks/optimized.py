@@ -135,6 +135,10 @@ class OptimizedTask(lightning.LightningModule, Generic[Batch]):
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Average and clip here: with 16-mixed the gradients are unscaled by now, before it they are not."""
+        scaler = getattr(self.trainer.precision_plugin, "scaler", None)
+        if scaler is not None and getattr(optimizer, "_step_supports_amp_scaling", False):
+            # Lightning leaves this to a fused optimiser's own step, which comes after the clipping.
+            scaler.unscale_(optimizer)
         if self.averaged and self._summed > 1:
             gradients = [parameter.grad for parameter in self.net.parameters() if parameter.grad is not None]
             torch._foreach_div_(gradients, float(self._summed))
@@ -161,7 +165,13 @@ class OptimizedTask(lightning.LightningModule, Generic[Batch]):
         return self.optimization.build(self.net, datamodule.batch_size * self.trainer.world_size)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep what the next batch depends on beside the weights: the summed gradients, and the score threshold."""
+        """Keep what the next batch depends on beside the weights: the summed gradients, and the score threshold.
+
+        Raises:
+            DataError: a loss of this epoch was not finite; the checkpoint before stays the last one.
+        """
+        if self.trainer.precision != "16-mixed" and not bool(torch.isfinite(self._totals).all()):
+            raise self._diverged("a loss since the last checkpoint is not finite")
         checkpoint["spineseg"] = {
             "score_threshold": self.score_threshold,
             "seconds": self.fit_seconds,
@@ -202,8 +212,10 @@ class OptimizedTask(lightning.LightningModule, Generic[Batch]):
 
         Lightning's `log` takes half a millisecond a value, whether a logger sees the value or not.
         """
-        values = torch.stack(list(self._terms.values())).double()
-        self._totals = self._totals + values if self._batches else values
+        values = torch.stack(list(self._terms.values()))
+        values = values.float() if values.device.type == "mps" else values.double()  # which has no float64
+        # A checkpoint's totals come back on the CPU.
+        self._totals = self._totals.to(values) + values if self._batches else values
         self._batches += 1
         self._logged = self.trainer._logger_connector.should_update_logs
         if self._logged:
@@ -235,10 +247,13 @@ class OptimizedTask(lightning.LightningModule, Generic[Batch]):
         if loss.device.type != "cpu" and self.trainer.global_step % (self.trainer.log_every_n_steps or 1):  # type: ignore[attr-defined]
             return
         if not bool(torch.isfinite(loss)):
-            raise DataError(
-                f"epoch {self.current_epoch}: the loss is {float(loss.detach())}; the samples of the batch: "
-                f"{self.samples(batch)}. Lower optim.lr0, or use trainer.precision=32; the checkpoint before is whole"
-            )
+            raise self._diverged(f"the loss is {float(loss.detach())}; the samples of the batch: {self.samples(batch)}")
+
+    def _diverged(self, what: str) -> DataError:
+        return DataError(
+            f"epoch {self.current_epoch}: {what}. Lower optim.lr0, or use trainer.precision=32; the checkpoint before "
+            "is whole"
+        )
 
 
 def exact_mean(losses: list[tuple[float, int]]) -> float:

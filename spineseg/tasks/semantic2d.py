@@ -11,6 +11,7 @@ from spineseg.predictions.instances import SliceInstances
 from spineseg.tasks.label_maps import (
     agreement,
     best_classes,
+    check_finite,
     class_labels,
     label_instances,
     mean_probabilities,
@@ -72,10 +73,16 @@ class SemanticSegmentation2D(SemanticSegmentation[SliceBatch]):
                 self._monitored.append(monitor_labels(key, predicted, scores, reference))
 
     def predict_step(self, batch: ScanBatch, batch_index: int) -> list[SliceInstances]:
-        """The argmax of each native slice, one instance a level; logits are interpolated, not labels."""
+        """The argmax of each native slice, one instance a level; logits are interpolated, not labels.
+
+        Raises:
+            DataError: logits that are not finite.
+        """
         if not batch["indices"]:
             return []
         logits = self(self._formatted(batch["images"]))
+        # −∞ for a class is a number that softmax takes.
+        check_finite(logits.amax(dim=1))
         return [
             label_instances(index, on_grid(plane, batch["size"], batch["step"]), self.levels)
             for index, plane in zip(batch["indices"], logits, strict=True)

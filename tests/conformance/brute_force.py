@@ -81,11 +81,12 @@ class Scored:
             cut = set(case["cut_levels"])
         self.cut = cut
         dropped: set[str] = set()
+        first = best_matching(reference, prediction)
+        given = {first[g] for g in cut if g in first}
         self.void = np.zeros(case["shape"], bool)  # of the slab rule
         if reference and policy == "ignore":
             low, high = heights(list(reference.values()), self.spacing)
-            first = best_matching(reference, prediction)
-            dropped = {first[g] for g in cut if g in first}
+            dropped = set(given)
             for p in set(prediction) - set(first.values()):
                 z = body_centre(prediction[p], self.spacing, p)[2]
                 if at_faces(prediction[p]) or z < low - 1e-6 or z > high + 1e-6:
@@ -95,7 +96,10 @@ class Scored:
             z = np.arange(case["shape"][2]) * self.spacing[2]
             self.void[:, :, (z < low - 1e-6) | (z > high + 1e-6)] = True
             for p, mask in prediction.items():
-                if (mask & ~self.void).sum() < 0.3 * mask.sum():
+                inside = mask & ~self.void
+                on_cut = sum(int((inside & m).sum()) for g, m in reference.items() if g in cut)
+                on_uncut = sum(int((inside & m).sum()) for g, m in reference.items() if g not in cut)
+                if inside.sum() < 0.3 * mask.sum() or (p in given and on_uncut <= on_cut):
                     dropped.add(p)
         self.ignored = [g for g in reference if g in cut] if policy != "count" else []
         self.v: Maps = {g: m & ~self.void for g, m in reference.items() if g not in self.ignored}

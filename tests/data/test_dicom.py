@@ -10,13 +10,13 @@ import pytest
 import SimpleITK as sitk
 from pydicom.dataset import Dataset
 from pydicom.pixels import get_decoder
-from pydicom.uid import CTImageStorage, EnhancedCTImageStorage, JPEG2000Lossless, RLELossless, generate_uid
+from pydicom.uid import CTImageStorage, JPEG2000Lossless, RLELossless, generate_uid
 from scipy import ndimage
 
 from spineseg.data.dicom import find_series
 from spineseg.errors import DataError
 from spineseg.geometry import Volume, index_to_mm
-from tests.data.dicom_cases import Write, only, values
+from tests.data.dicom_cases import Write, enhanced, only, values
 
 
 def by_simpleitk(folder: Path) -> Volume:
@@ -308,37 +308,6 @@ def test_an_enhanced_multiframe_ct_is_one_series(tmp_path: Path, write_series: W
         np.testing.assert_array_equal(found.read().array, expected.array)
         np.testing.assert_allclose(found.read().affine, expected.affine)
     assert found.case == "a" and len(found.headers()) == 1
-
-
-def enhanced(paths: list[Path], target: Path) -> None:
-    """Write slices as frames of one enhanced CT, the last first."""
-    slices = [pydicom.dcmread(path) for path in reversed(paths)]
-    image = pydicom.dcmread(paths[0])
-    image.SOPClassUID = image.file_meta.MediaStorageSOPClassUID = EnhancedCTImageStorage
-    image.NumberOfFrames = len(slices)
-    image.PixelData = b"".join(part.PixelData for part in slices)
-
-    def group(**elements: object) -> list[Dataset]:
-        one = Dataset()
-        for keyword, value in elements.items():
-            setattr(one, keyword, value)
-        return [one]
-
-    image.SharedFunctionalGroupsSequence = group(
-        PixelMeasuresSequence=group(PixelSpacing=image.PixelSpacing, SliceThickness=2),
-        PlaneOrientationSequence=group(ImageOrientationPatient=image.ImageOrientationPatient),
-    )
-    image.PerFrameFunctionalGroupsSequence = [
-        group(
-            PlanePositionSequence=group(ImagePositionPatient=part.ImagePositionPatient),
-            PixelValueTransformationSequence=group(RescaleSlope=part.RescaleSlope, RescaleIntercept=-1024),
-        )[0]
-        for part in slices
-    ]
-    for keyword in ("PixelSpacing", "ImageOrientationPatient", "ImagePositionPatient", "RescaleSlope"):
-        delattr(image, keyword)
-    del image.RescaleIntercept
-    image.save_as(target, enforce_file_format=True)
 
 
 def test_a_series_that_does_not_fit_is_refused_before_it_is_read(tmp_path: Path, write_series: Write) -> None:

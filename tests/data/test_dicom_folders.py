@@ -59,6 +59,20 @@ def test_a_zip_is_read_as_its_folder(tmp_path: Path, write_series: Write) -> Non
     assert len(series.headers()) == 6
 
 
+def test_links_lie_where_they_are_and_not_where_they_lead(tmp_path: Path, write_series: Write) -> None:
+    """As datalad and git-annex keep files: content elsewhere, under names that say nothing."""
+    for case in ("p1", "p2"):
+        for path in write_series(tmp_path / "content" / case, values()):
+            path.rename(tmp_path / "content" / f"{case}{path.stem}")
+            (tmp_path / "in" / case).mkdir(parents=True, exist_ok=True)
+            (tmp_path / "in" / case / path.name).symlink_to(tmp_path / "content" / f"{case}{path.stem}")
+    assert [series.case for series in find_series(tmp_path / "in").series] == ["p1", "p2"]
+    shutil.make_archive(str(tmp_path / "annexed"), "zip", tmp_path / "in")
+    (tmp_path / "annexed.zip").rename(tmp_path / "content" / "0815")
+    (tmp_path / "study.zip").symlink_to(tmp_path / "content" / "0815")
+    assert [series.case for series in find_series(tmp_path / "study.zip").series] == ["p1", "p2"]
+
+
 @pytest.mark.parametrize("name", ["../evil.dcm", "/evil.dcm", "a/../../evil.dcm"])
 def test_a_zip_that_leads_out_is_refused(tmp_path: Path, name: str) -> None:
     with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:

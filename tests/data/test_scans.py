@@ -1,5 +1,7 @@
 """Scans as batches of slices: every slice once, at the network's pixel size; a bad scan is named."""
 
+import re
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -102,6 +104,42 @@ def test_a_scan_stored_as_the_training_data_is_shifted_with_a_note(
         with pytest.raises(DataError, match="air peak expected near -1000 HU"):
             read_scan(file, hu_offset=None, source_offset=source_offset)
     np.testing.assert_array_equal(read_scan(file, hu_offset=-990).array, body().array + 10)
+
+
+def micrometres() -> Volume:
+    """A scan whose header says mm where it means µm."""
+    return Volume(np.zeros((40, 40, 40), np.int16), np.diag([800.0, 800, 800, 1]))
+
+
+def no_room() -> Volume:
+    raise MemoryError
+
+
+@pytest.mark.parametrize(
+    ("bad", "reason"), [(micrometres, "800 × 800 × 800 mm .* needs about"), (no_room, "too little memory")]
+)
+def test_scans_without_room_do_not_stop_the_rest(bad: Callable[[], Volume], reason: str) -> None:
+    scans = [Scan("bad", bad), Scan("good", scan)]
+    volumes = list(ScanVolumes(scans, (1.0, 1.0, 1.0)))
+    slices = list(ScanSlices(scans, READER, pixel_mm=0.1 if bad is micrometres else 1.0, batch_size=64))
+    for first, second in (volumes, slices):
+        assert first["case"] == "bad" and re.search(f"scan 'bad'.*{reason}", str(first["error"]))
+        assert second["case"] == "good" and second["error"] is None
+
+
+def test_what_fails_while_it_is_resampled_does_not_stop_the_rest(monkeypatch: pytest.MonkeyPatch) -> None:
+    def greedy(volume: Volume, *args: object) -> Volume:
+        if volume.shape == (2, 3, 4):
+            raise MemoryError
+        return resample_image(volume, *args)  # type: ignore[arg-type]
+
+    monkeypatch.setattr("spineseg.data.scans.resample_image", greedy)
+    scans = [Scan("bad", lambda: Volume(np.zeros((2, 3, 4), np.int16), np.eye(4))), Scan("good", scan)]
+    for first, second in (
+        ScanVolumes(scans, (1.0, 1.0, 1.0)),
+        ScanSlices(scans, READER, pixel_mm=1.0, batch_size=64),
+    ):
+        assert "too little memory" in str(first["error"]) and second["error"] is None
 
 
 @pytest.mark.parametrize("resampling", ["linear", "cubic"])

@@ -238,3 +238,9 @@ def test_every_policy_gives_a_perfect_prediction_full_marks(edge: str) -> None:
     levels = 5 if edge == "count" else 4
     counted = rows[rows["status"] != "ignored"]
     check_identity(counted, levels)
+
+
+def test_vertebrae_that_are_only_numbered_get_no_names() -> None:
+    reference = column()
+    rows = scored(reference, reference, reference_named=False)
+    assert set(of(rows, "d_free_mm")) == {str(level) for level in np.unique(reference.array) if level}

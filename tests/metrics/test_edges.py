@@ -9,6 +9,7 @@ from spineseg.metrics.localisation import body_centre_mm
 from spineseg.metrics.overlap import confusion
 
 SHAPE = (12, 14, 60)
+POLICIES: tuple[EdgePolicy, ...] = ("ignore", "crop")
 AFFINE = np.diag([2.0, 1.0, 1.0, 1.0])
 
 
@@ -96,3 +97,23 @@ def test_the_body_is_the_thick_part_and_c1_has_none() -> None:
     assert centre == pytest.approx([9.5, 28.5, 9.5], abs=0.5)
     mass = body_centre_mm(vertebra, np.eye(4), level=1)
     assert mass == pytest.approx(np.argwhere(vertebra).mean(0))
+
+
+def lateral() -> Volume:
+    """L1 between two uncut levels touches a lateral face."""
+    volume = column({19: (40, 50), 20: (25, 35), 21: (10, 20)})
+    volume.array[:4, 4:10, 25:35] = 20
+    return volume
+
+
+def test_crop_drops_what_finds_a_cut_level_inside_the_slab_and_keeps_one_object_over_all() -> None:
+    reference = lateral()
+    pairs = confusion(reference.array, reference.array)
+    found = decide(reference, reference, pairs, (20,), "crop", named=True)
+    assert (found.levels, found.kept, found.dropped) == ((19, 21), (19, 21), (20,))
+    # A mask of all vertebrae goes to the largest, which is cut; most of it lies on levels that count.
+    mask = reference.with_array((reference.array > 0).astype(np.uint16))
+    pairs = confusion(reference.array, mask.array)
+    one = {policy: decide(reference, mask, pairs, (20,), policy, named=False) for policy in POLICIES}
+    assert (one["crop"].kept, one["crop"].given_to_cut) == ((1,), ())
+    assert (one["ignore"].kept, one["ignore"].dropped, one["ignore"].given_to_cut) == ((), (1,), (1,))

@@ -7,7 +7,14 @@ from hypothesis import strategies as st
 from scipy import ndimage
 
 from spineseg.geometry import Volume, index_to_mm
-from spineseg.metrics.localisation import Bodies, body_centre_mm, common_box, error_summary, squared_depth_mm2
+from spineseg.metrics.localisation import (
+    Bodies,
+    Parts,
+    body_centre_mm,
+    common_box,
+    error_summary,
+    squared_depth_mm2,
+)
 
 AFFINE = np.array([[0.0, -1.5, 0, 40], [2.0, 0, 0, -7], [0, 0, 3.0, 11], [0, 0, 0, 1]])
 
@@ -86,3 +93,37 @@ def test_the_body_follows_its_definition_in_parts_and_holes(seed: int) -> None:
     ]
     found = body_centre_mm(mask, AFFINE)
     assert min(float(np.abs(found - centre).max()) for centre in centres) < 1e-9
+
+
+@given(st.integers(0, 2**32 - 1), st.sampled_from([(1.0, 1.0, 1.0), (3.0, 0.5, 0.7), (0.4, 2.5, 1.0)]))
+@settings(max_examples=60, deadline=None)
+def test_components_are_as_deep_as_in_the_whole_and_never_deeper_than_they_reach(
+    seed: int, spacing: tuple[float, float, float]
+) -> None:
+    random = np.random.default_rng(seed)
+    field = ndimage.gaussian_filter(random.normal(size=random.integers(1, 18, 3)), random.choice([0, 0.7, 1.5]))
+    mask = field >= np.quantile(field, random.uniform(0, 1))
+    parts = Parts.of(mask, np.array(spacing))
+    whole = squared_depth_mm2(mask, spacing)
+    numbers, count = ndimage.label(mask)
+    np.testing.assert_array_equal(parts.numbers, numbers)
+    assert len(parts.voxels) == count
+    for n in range(count):
+        own = numbers[parts.box(n)] == n + 1
+        assert parts.voxels[n] == own.sum() == (numbers == n + 1).sum()
+        np.testing.assert_array_equal(parts.depth_mm2(n), np.where(own, whole[parts.box(n)], 0))
+        assert parts.depth_mm2(n).max() <= parts.reach_mm[n] ** 2
+    assert parts.deepest_mm2() == whole.max()
+
+
+def test_stray_voxels_move_no_body_and_cost_little() -> None:
+    mask = np.zeros((60, 60, 90), bool)
+    mask[20:40, 20:40, 30:45] = True
+    alone = body_centre_mm(mask, AFFINE)
+    random = np.random.default_rng(0)
+    mask[tuple(random.integers(0, n, 3000) for n in mask.shape)] = True
+    mask[19:41, 19:41, 29:46] &= np.pad(np.ones((20, 20, 15), bool), 1)
+    np.testing.assert_array_equal(body_centre_mm(mask, AFFINE), alone)
+    parts = Parts.of(mask, np.ones(3))
+    parts.deepest_mm2()
+    assert len(parts.voxels) > 2000 and len(parts._depths) == 1

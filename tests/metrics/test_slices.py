@@ -229,3 +229,20 @@ def test_a_poor_slice_at_a_face_of_an_object_that_counts_is_false() -> None:
     assert found == {"fp": 1, "tp": 5, "ignored": 0, "references": 6}
     # The same detections without an object are judged by their own place.
     assert states(truth, one_each(prediction), box_column(), cut_levels=())["ignored"] == 1
+
+
+@pytest.mark.parametrize("edge", ["ignore", "crop"])
+def test_renamed_label_maps_are_judged_by_their_objects_and_not_by_the_slices_older_names(edge: str) -> None:
+    truth = box_column((21, 45, 55), (22, 30, 40), (23, 15, 25), (24, 0, 10))  # L2 to L4, and a cut L5
+    # The network was one level off, and labelling has mended the map: its own L5 is the reference's L4.
+    named = truth.array.copy()
+    named[named > 0] += 1
+    stored = {s.index: s for s in slice_labels(named)}
+    case = CasePrediction("c", truth, "levels", stored, "label_map")
+    scored = score_case(truth, case, edge=edge)  # type: ignore[arg-type]
+    values = scored.rows.set_index(["metric", "level"])["value"]
+    assert scored.edge.dropped == (24,)
+    assert values[("id", "")] == values[("recall", "")] == values[("precision", "")] == 1
+    table = scored.detections[scored.detections["set"] == "exclusive"]
+    # Named AP stays with the network's own classes.
+    assert {22, 23, 24} <= set(table["level"]) <= {22, 23, 24, 25}

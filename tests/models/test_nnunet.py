@@ -17,7 +17,7 @@ from spineseg.data.sources.folder import Folder
 from spineseg.data.splits import Split
 from spineseg.errors import ConfigError
 from spineseg.geometry import Volume, canonical_grid, restore
-from spineseg.models.nnunet import Augmentation, loss, loss_weights, plan, planned_network
+from spineseg.models.nnunet import Augmentation, Loss, loss_weights, plan, planned_network
 from spineseg.models.nnunet_settings import PlannedSettings, settings_of, to_theirs
 from spineseg.models.nnunet_weights import export_checkpoint, import_checkpoint
 from spineseg.volumes import write_volume
@@ -221,7 +221,7 @@ def test_loss_is_their_trainers(planned: Any, batch_dice: bool) -> None:
         torch.randn(2, 4, *(n // step for n, step in zip(settings.patch_size, each, strict=True)), requires_grad=True)
         for each in strides
     ]
-    ours = loss(batch_dice)
+    ours = Loss(batch_dice)
     expected = theirs(outputs, [torch.stack(each) for each in zip(*targets, strict=True)])
     found = ours(outputs, labels)
     assert found.item() == pytest.approx(expected.item(), abs=1e-6)

@@ -16,6 +16,7 @@ from spineseg.geometry import Volume
 from spineseg.predictions.dicom_seg import dicom_seg, level_code, write_dicom_seg
 from spineseg.predictions.extras import Origin
 from spineseg.vertebrae import LEVELS, level_name
+from tests.data.dicom_cases import enhanced
 
 ORIGIN = Origin("runs/a", simulated=True)
 LPS = np.diag([-1.0, -1, 1, 1])
@@ -113,6 +114,22 @@ def by_highdicom_frames(path: Path, like: Volume) -> Volume:
         rows, columns = plane.shape
         found[i : i + columns, j : j + rows, k] = plane.T
     return like.with_array(found)
+
+
+def test_an_enhanced_file_gets_its_labels_on_its_own_frames(
+    tmp_path: Path, write_series: Callable[..., list[Path]]
+) -> None:
+    """Frames of the file run the other way than the grid does."""
+    paths = write_series(tmp_path / "classic", np.zeros((20, 24, 5)))
+    (tmp_path / "enhanced").mkdir()
+    enhanced(paths, tmp_path / "enhanced" / "a.dcm")
+    (series,) = find_series(tmp_path / "enhanced").series
+    labels = labels_of(series)
+    assert write_dicom_seg(tmp_path / "seg.dcm", labels, series, named=True, origin=ORIGIN)
+    check(labels, by_highdicom(tmp_path / "seg.dcm"))
+    fewer = Series(series.case, tuple(frame for frame in series.frames if frame.index < 4))
+    with pytest.raises(DataError, match=r"a\.dcm: 4 of its 5 frames"):
+        dicom_seg(labels_of(fewer), fewer, named=True, origin=ORIGIN)
 
 
 def test_numbered_and_thresholded_objects_have_no_level(

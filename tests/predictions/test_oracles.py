@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -24,7 +25,7 @@ from spineseg.predictions.oracles import (
     predict_oracle,
 )
 from spineseg.predictions.slicing import slice_labels
-from spineseg.predictions.store import open_predictions
+from spineseg.predictions.store import PredictionWriter, open_predictions
 from spineseg.runs import CONFIG_FORMAT
 from spineseg.vertebrae import convention, relabel
 from spineseg.volumes import read_volume, write_volume
@@ -223,3 +224,20 @@ def test_settings_come_from_a_run(tmp_path: Path) -> None:
         find_settings(1.0, None, "csi2014/slices/now", tmp_path)
     with pytest.raises(ConfigError, match="no pixel size"):
         find_settings(None, None, "csi2014/patches/now", tmp_path)
+
+
+def test_a_case_that_cannot_be_written_does_not_end_the_run(
+    prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write = PredictionWriter.write
+
+    def refuse_one(self: PredictionWriter, case: str, *args: Any, **options: Any) -> None:
+        if case == "case1":
+            raise DataError("no value for it")
+        write(self, case, *args, **options)
+
+    monkeypatch.setattr(PredictionWriter, "write", refuse_one)
+    source = find_prepared(prepared, "oracle_native")
+    assert predict_oracle("oracle_native", source, tmp_path / "o") == {"case1": "no value for it"}
+    folder = open_predictions(tmp_path / "o")
+    assert dict(folder.failures) == {"case1": "no value for it"} and "case2" in folder.files

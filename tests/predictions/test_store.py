@@ -7,12 +7,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from spineseg.errors import DataError, FormatError
+from spineseg.errors import ConfigError, DataError, FormatError
 from spineseg.geometry import Volume, canonical
 from spineseg.predictions.instances import SliceInstances, from_masks
 from spineseg.predictions.slicing import slice_labels
 from spineseg.predictions.store import LabelKind, PredictionWriter, open_predictions, read_prediction
-from spineseg.volumes import write_volume
+from spineseg.vertebrae import CONVENTIONS, in_convention
+from spineseg.volumes import read_volume, write_volume
 
 AFFINE = np.array([[0.0, 0, -1.5, 30], [-0.7, 0, 0, 12], [0, -0.8, 0, 5], [0, 0, 0, 1]])  # stored PIR-like
 
@@ -83,6 +84,26 @@ def test_a_folder_that_says_its_convention_is_believed(tmp_path: Path) -> None:
         sacrum = labels.with_array(np.where(labels.array == 20, 25, 0))
         writer.write("case1", sacrum, "levels", None, seconds=1, peak_mb=1)
     assert set(np.unique(read_prediction(tmp_path, "case1").labels.array)) == {0, 26}  # S1
+
+
+@pytest.mark.parametrize("name", sorted(CONVENTIONS))
+def test_values_of_any_convention_are_written_and_read_as_levels(tmp_path: Path, name: str) -> None:
+    """CSI 2014's go beyond a byte."""
+    levels = np.zeros((8, 9, 7), np.uint8)
+    levels.flat[:24] = range(1, 25)
+    values = in_convention(levels, name, what="a")
+    with PredictionWriter(tmp_path, provenance={}, label_convention=name) as writer:
+        writer.write("a", Volume(values, AFFINE), "levels", None, seconds=1, peak_mb=1)
+    np.testing.assert_array_equal(read_volume(tmp_path / "a.nii.gz").array, values)
+    found = read_prediction(tmp_path, "a").labels.array
+    np.testing.assert_array_equal(found, levels)
+    assert found.dtype == np.uint8
+
+
+def test_an_unknown_convention_is_named_before_a_folder_is_made(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="'versee'"):
+        PredictionWriter(tmp_path / "out", provenance={}, label_convention="versee")
+    assert not (tmp_path / "out").exists()
 
 
 def test_an_interrupted_prediction_is_refused(tmp_path: Path) -> None:
@@ -162,3 +183,35 @@ def test_scans_are_not_written_over(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"did not write \(case1"):
         predict_into(tmp_path, "case1")
     assert not (tmp_path / "predictions.json").exists()
+
+
+@pytest.mark.parametrize(("kind", "values"), [("levels", {0, 26}), ("instances", {0, 25})])
+def test_our_files_without_predictions_json_say_what_they_hold(
+    tmp_path: Path, kind: LabelKind, values: set[int]
+) -> None:
+    labels = volume(np.uint16)
+    with PredictionWriter(tmp_path, provenance={}, label_convention="kaggle") as writer:
+        writer.write("case1", labels.with_array(np.where(labels.array == 20, 25, 0)), kind, None, seconds=1, peak_mb=1)
+    (tmp_path / "predictions.json").unlink()
+    found = open_predictions(tmp_path).read("case1", "verse")
+    assert (found.kind, set(np.unique(found.labels.array))) == (kind, values)  # Kaggle's 25 is S1
+    with pytest.raises(DataError, match=rf"case1.*labels: {kind}.*prediction_labels="):
+        open_predictions(tmp_path).read("case1", labels="instances" if kind == "levels" else "levels")
+
+
+def test_a_header_of_another_version_is_refused(tmp_path: Path) -> None:
+    write_volume(tmp_path / "case1.nii.gz", volume(), extension={"format": "predictions 9", "labels": "levels"})
+    with pytest.raises(FormatError, match="predictions 9"):
+        open_predictions(tmp_path).read("case1")
+    # Another tool's comment is its own affair.
+    write_volume(tmp_path / "case1.nii.gz", volume(), extension={"format": "other", "labels": "instances"})
+    assert open_predictions(tmp_path).read("case1").kind == "levels"
+
+
+def test_other_tools_masks_may_bear_no_names(tmp_path: Path) -> None:
+    labels = volume()
+    write_volume(tmp_path / "case1.nii.gz", labels.with_array(np.where(labels.array > 0, 255, 0).astype(np.uint8)))
+    found = open_predictions(tmp_path).read("case1", labels="instances")
+    assert (found.kind, set(np.unique(found.labels.array))) == ("instances", {0, 255})
+    with pytest.raises(DataError, match="prediction_convention="):
+        open_predictions(tmp_path).read("case1")

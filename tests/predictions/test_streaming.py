@@ -5,8 +5,10 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
+import psutil
 import pytest
 import torch
 from torch import Tensor
@@ -14,7 +16,7 @@ from torch.nn import functional as F
 
 from spineseg.data.normalization import Normalization
 from spineseg.errors import ConfigError, DataError
-from spineseg.predictions.forecast import forecast_mb
+from spineseg.predictions.forecast import forecast, forecast_mb
 from spineseg.predictions.masks import decode
 from spineseg.predictions.native_grid import Labelling
 from spineseg.predictions.streaming import SlidingWindow, StreamedLabels, slice_instances
@@ -221,6 +223,33 @@ def test_a_limit_makes_batches_smaller() -> None:
     tight = SlidingWindow(windows_a_batch=8, memory_limit_gb=free.mb / 1e3 * 0.8)
     found = tight.forecast(shape, patch_size=(64, 64, 64), num_classes=26)
     assert 1 <= found.windows_a_batch < 8 and found.mb <= free.mb * 0.8
+
+
+def test_what_lies_on_a_gpu_is_compared_with_what_is_free_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    windows, gpu = lay_windows((100, 100, 100), (64, 64, 64), 0.5), torch.device("cuda", 0)
+    given = (windows, (100, 100, 100), 26)
+    need = forecast(*given, 8, 1e3).mb
+
+    def machine(gpu_mb: float, ram_mb: float, cached_mb: float = 0) -> None:
+        monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (int(gpu_mb * 1e6), 0))
+        monkeypatch.setattr(torch.cuda, "memory_reserved", lambda _: int(cached_mb * 1e6))
+        monkeypatch.setattr(torch.cuda, "memory_allocated", lambda _: 0)
+        monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=int(ram_mb * 1e6)))
+
+    # Sums and windows take nothing of the machine's memory, which is small.
+    machine(gpu_mb=need, ram_mb=need / 20)
+    assert forecast(*given, 8, None, gpu).windows_a_batch == 8
+    with pytest.raises(DataError, match="the machine has left"):
+        forecast(*given, 8, None)
+    machine(gpu_mb=need * 0.8, ram_mb=need * 2)
+    assert 1 <= forecast(*given, 8, None, gpu).windows_a_batch < 8 == forecast(*given, 8, None).windows_a_batch
+    machine(gpu_mb=1, ram_mb=need * 2)
+    with pytest.raises(DataError, match=r"GB of the GPU, but it has 0\.00 GB left.*trainer\.accelerator=cpu"):
+        forecast(*given, 8, None, gpu)
+    machine(gpu_mb=1, ram_mb=need * 2, cached_mb=need)  # kept by PyTorch for whoever asks next
+    assert forecast(*given, 8, None, gpu).windows_a_batch == 8
+    with pytest.raises(DataError, match=r"memory_limit_gb=0\.001 allows"):
+        forecast(*given, 8, 0.001, gpu)
 
 
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="peak memory is reset through Linux' /proc")

@@ -110,8 +110,12 @@ def test_its_folder_is_scored_as_one_unnamed_object(tmp_path: Path) -> None:
     def broken() -> Volume:
         raise DataError("scan.nii: truncated")
 
-    failures = predict_threshold([Scan("good", lambda: image), Scan("bad", broken)], tmp_path / "out")
-    assert failures == {"bad": "scan.nii: truncated"}
+    def large() -> Volume:
+        raise MemoryError
+
+    scans = [Scan("good", lambda: image), Scan("bad", broken), Scan("large", large)]
+    failures = predict_threshold(scans, tmp_path / "out")
+    assert failures["bad"] == "scan.nii: truncated" and "scan 'large': too little memory" in failures["large"]
     folder = open_predictions(tmp_path / "out")
     assert folder.kinds == {"good": "instances"}
     assert dict(folder.failures) == failures

@@ -2,14 +2,18 @@
 
 import dataclasses
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
 import pytest
 
+from spineseg.metrics.intervals import NO_INTERVAL
 from spineseg.reporting.checklist import OPEN, answered, checklist, facts_of
 from spineseg.reporting.checklist_items import CLAIM, METRICS_RELOADED
-from spineseg.reporting.runs import Report, ScoredRun
+from spineseg.reporting.comparisons import Pair
+from spineseg.reporting.runs import Report, ScoredRun, Table
+from spineseg.reporting.statistics import PairedComparison
 
 SUMMARY = {"edge": "ignore", "subjects": ["a", "b"], "notes": [], "score_threshold": 0.31}
 FRAME = pd.DataFrame({"case": ["a1", "b1"], "subject": ["a", "b"], "source": ["set", "set"]})
@@ -47,8 +51,26 @@ def run(**changes: object) -> ScoredRun:
     return dataclasses.replace(known, **changes)  # type: ignore[arg-type]
 
 
-def report(*runs: ScoredRun, simulated: bool = False) -> Report:
-    return Report("title", simulated, runs, {}, {})
+TABLES = ("headline", "detection", "dice_means", "subjects_dice_spine", "errors", "comparisons", "variation")
+FIGURES = ("paired_differences", "worst_case_1")
+
+
+def report(
+    *runs: ScoredRun, simulated: bool = False, pairs: Sequence[Pair] = (), without: Sequence[str] = ()
+) -> Report:
+    """A report that holds everything but what it is to be ``without``."""
+    tables = {name: Table(name, "", pd.DataFrame()) for name in TABLES if name not in without}
+    figures = {name: Path(f"{name}.png") for name in FIGURES if name not in without}
+    return Report("title", simulated, runs, tables, figures, pairs=tuple(pairs))
+
+
+def pair(first: str, second: str, endpoint: str, n: int, p: float | None, reason: str | None = None) -> Pair:
+    found = PairedComparison(n, 0.1, NO_INTERVAL, 0.1, 0.1, p)
+    return Pair(first, second, endpoint, found, adjusted=p, claimed=False, reason=reason)
+
+
+def people(n: int) -> dict[str, object]:
+    return {"summary": {**SUMMARY, "subjects": [f"s{each}" for each in range(n)]}}
 
 
 def rows(text: str, section: str) -> dict[str, str]:
@@ -112,3 +134,62 @@ def test_a_report_without_runs_answers_only_what_holds_for_all() -> None:
     facts = facts_of(report())
     known = {item.number for item, answer in ((a.item, a.text) for a in answered(CLAIM, facts)) if answer}
     assert known == {"12", "28", "42"}
+
+
+def test_only_tests_that_were_made_are_claimed() -> None:
+    def item(*pairs: Pair, n: int, simulated: bool = False, number: str = "29") -> str:
+        without = () if pairs else ("comparisons", "paired_differences")
+        text = checklist(report(run(**people(n)), simulated=simulated, pairs=pairs, without=without))
+        return rows(text, "CLAIM 2024")[number]
+
+    one_model = item(n=8)
+    assert "sign-flip" not in one_model and "Holm" not in one_model and "no test" in one_model
+    refused = "n = 5: none below 6 subjects"
+    five = item(pair("a", "b", "dice", 5, None, refused), pair("a", "b", "nsd", 5, None), n=5)
+    assert "t intervals" in five and f"no test ({refused})" in five and "sign-flip" not in five
+    three = [("a", "b"), ("a", "c"), ("b", "c")]
+    why = "n = 6: with 3 models none below 7 subjects"
+    assert f"no test ({why})" in item(*(pair(a, b, "dice", 6, None, why) for a, b in three), n=6)
+    tested = [pair(a, b, "dice", 8, 0.01) for a, b in three]
+    assert "exact sign-flip tests of 3 pairs" in item(*tested, n=8) and "Holm" in item(*tested, n=8)
+    assert "tests of 1 pair," in item(tested[0], n=8) and "Holm" not in item(tested[0], n=8)
+    assert "drawn sign-flip tests" in item(pair("a", "b", "dice", 50, 0.01), n=50)
+    assert "no test on simulated data" in item(pair("a", "b", "dice", 8, None, "simulated"), n=8, simulated=True)
+    # The same words wherever uncertainty is asked for.
+    assert item(n=8, number="37") == one_model
+
+
+def test_reruns_are_those_of_the_model_with_the_fewest_seeds() -> None:
+    twice = [run(name=f"m{seed}", seed=seed) for seed in (0, 1)]
+    once = run(recipe="n", name="n", seed=2)
+    claim = rows(checklist(report(*twice)), "CLAIM 2024")
+    assert claim["30"] == "2 seeds a model; sd_seed and sd_subject apart"
+    assert OPEN in rows(checklist(report(*twice, once)), "CLAIM 2024")["30"]
+    thrice = [run(recipe="n", name=f"n{seed}", seed=seed) for seed in (0, 1, 2)]
+    assert rows(checklist(report(*twice, *thrice)), "CLAIM 2024")["30"].startswith("at least 2 seeds a model")
+
+
+def test_only_simulated_scans_have_no_patient() -> None:
+    simulated, real = run(simulated=True), run(recipe="n")
+    assert "no patient" in rows(checklist(report(simulated, simulated=True)), "CLAIM 2024")["11"]
+    assert OPEN in rows(checklist(report(simulated, real, simulated=True)), "CLAIM 2024")["11"]
+    # A network from simulated scans, scored on real people: what it was scored on is not known to be simulated.
+    summary = {**SUMMARY, "provenance": {"simulated": True}}
+    moved = run(simulated=True, root=None, split="", summary=summary)
+    assert OPEN in rows(checklist(report(moved, simulated=True)), "CLAIM 2024")["11"]
+
+
+@pytest.mark.parametrize(
+    ("section", "number", "lost"),
+    [
+        ("CLAIM 2024", "21", "comparisons"),
+        ("CLAIM 2024", "37", "headline"),
+        ("CLAIM 2024", "39", "worst_case_1"),
+        ("Metrics Reloaded", "5", "dice_means"),
+        ("Metrics Reloaded", "17", "paired_differences"),
+        ("Metrics Reloaded", "18", "comparisons"),
+    ],
+)
+def test_an_item_whose_table_or_figure_was_not_written_stays_open(section: str, number: str, lost: str) -> None:
+    assert OPEN not in rows(checklist(report(run())), section)[number]
+    assert OPEN in rows(checklist(report(run(), without=[lost])), section)[number]

@@ -12,7 +12,7 @@ import pytest
 from spineseg.errors import DataError
 from spineseg.reporting.case_views import CaseScore, worst_cases
 from spineseg.reporting.html import write_html
-from spineseg.reporting.html_cases import MOST_MAPS, shown_runs
+from spineseg.reporting.html_cases import MOST_MAPS, page_case, shown_runs
 from spineseg.reporting.html_tables import page_table
 from spineseg.reporting.places import without_places
 from spineseg.reporting.runs import Table
@@ -152,8 +152,22 @@ def test_one_run_a_model_is_drawn_and_the_rest_is_named(world: World) -> None:
     elsewhere = replace(seeds[1], recipe="elsewhere", metrics=run.metrics.assign(source="another set"))
     score = CaseScore("case0", "tiny", "case0", {each.name: 0.5 for each in [*seeds, *many]})
     shown, left_out = shown_runs([elsewhere, *seeds, *many], score)
-    assert shown[0].name == "good/0" and len(shown) == MOST_MAPS
+    assert [shown[0][0].name, shown[0][1]] == ["good/0", "good"] and len(shown) == MOST_MAPS
     assert left_out == ["good/2", "good/1", *(f"m{n}" for n in range(MOST_MAPS - 1, MOST_MAPS + 2))]
+
+
+def test_two_settings_of_a_recipe_are_two_models_as_in_the_tables(world: World) -> None:
+    run = world.runs["good"]
+    twins = [
+        replace(run, name=f"good/{rate}/{seed}", seed=seed, config={**run.config, "optim": {"lr0": rate}})
+        for rate in (0.01, 0.1)
+        for seed in (0, 1)
+    ]
+    score = CaseScore("case0", "tiny", "case0", {each.name: 0.5 for each in twins})
+    shown, left_out = shown_runs(twins, score, {"good": "Good"})
+    assert [label for _, label in shown] == ["Good (lr0 0.01)", "Good (lr0 0.1)"] and len(left_out) == 2
+    case = page_case(twins, score, 1, {"good": "Good"})
+    assert [each["label"] for each in case.maps] == ["Reference", "Good (lr0 0.01)", "Good (lr0 0.1)"]
 
 
 def test_a_missing_figure_is_an_error_and_a_pdf_gives_its_picture(world: World, tmp_path: Path) -> None:

@@ -8,7 +8,8 @@ import pytest
 
 from spineseg.errors import DataError, FormatError
 from spineseg.report import find_runs
-from spineseg.reporting.comparability import check_comparable
+from spineseg.reporting.build import _notes
+from spineseg.reporting.comparability import check_comparable, check_held_out
 from spineseg.reporting.models import score_models
 from spineseg.reporting.runs import ScoredRun, load_runs
 from spineseg.reporting.settings import label_runs
@@ -157,3 +158,58 @@ def test_a_test_subject_that_was_trained_on_is_refused(runs: Path) -> None:
         check_comparable(score_models(leaked))
     overfit = dataclasses.replace(everything[0], provenance={**seen, "overfit": "case01"})
     check_comparable(score_models([overfit, *everything[1:]]))
+
+
+def test_scores_without_a_split_are_checked_for_leakage_and_the_training_split_is_not(runs: Path) -> None:
+    (baseline,) = load_runs([runs / "threshold" / "scores"])
+    seen = {"train_subjects": ["phantom:subject01"]}
+    for split in ("", "val"):
+        leaked = dataclasses.replace(baseline, split=split, provenance=seen)
+        with pytest.raises(DataError, match="was trained on phantom:subject01"):
+            check_held_out(leaked)
+    with pytest.raises(DataError, match="was trained on phantom:subject01"):
+        check_held_out(dataclasses.replace(baseline, provenance={"seen_subjects": ["phantom:subject01"]}))
+    check_held_out(dataclasses.replace(baseline, split="train", provenance=seen))
+    check_held_out(dataclasses.replace(baseline, provenance={**seen, "overfit": "case01"}))
+
+
+def test_a_run_without_a_split_does_not_hide_that_others_differ(runs: Path) -> None:
+    everything = loaded(runs)
+    (baseline,) = load_runs([runs / "threshold" / "scores"])
+    other = dataclasses.replace(baseline, name="other", recipe="other", split="val")
+    with pytest.raises(DataError, match="split 'test' and other on 'val'"):
+        check_comparable(score_models([baseline, *everything, other]))
+    assert "threshold: split not recorded." in _notes(score_models([baseline]), (), simulated=True)
+
+
+def test_seeds_and_models_made_on_different_data_are_refused(runs: Path) -> None:
+    everything = loaded(runs)
+    changed = [
+        dataclasses.replace(run, provenance={**run.provenance, "data_hash": "a" * 64}) if run.seed else run
+        for run in everything
+    ]
+    with pytest.raises(DataError, match=r"model 'unet_csi': csi/unet_csi/\S+ and csi/unet_csi/\S+ were made on diff"):
+        check_comparable(score_models(changed))
+    real = [dataclasses.replace(run, simulated=not run.seed) for run in everything]
+    with pytest.raises(DataError, match=r"model 'unet_csi': .* is of simulated data and .* of real data"):
+        check_comparable(score_models(real))
+    twin = [dataclasses.replace(run, recipe="twin", name=f"twin/{run.name}") for run in changed]
+    with pytest.raises(DataError, match=r"csi/unet_csi/\S+ and twin/csi/unet_csi/\S+ were made on different data"):
+        check_comparable(score_models([*everything[:2], *twin[2:]]))
+    (baseline,) = load_runs([runs / "threshold" / "scores"])
+    with pytest.raises(DataError, match=r"csi/unet_csi/.* is of simulated data and threshold of real data"):
+        check_comparable(score_models([*everything, dataclasses.replace(baseline, simulated=False)]))
+    # A network from simulated scans may be compared on real patients with one from real scans.
+    known = {**baseline.summary, "provenance": {"simulated": True}}
+    told = [dataclasses.replace(run, simulated=False) for run in everything]
+    check_comparable(score_models([*told, dataclasses.replace(baseline, summary=known)]))
+
+
+def test_every_seed_has_to_be_scored_against_the_same_reference(runs: Path) -> None:
+    everything = loaded(runs)
+    rows = everything[-1].metrics.copy()
+    rows.loc[(rows["metric"] == "visible_levels") & (rows["case"] == "case03"), "value"] = 3
+    mixed = [*everything[:-1], dataclasses.replace(everything[-1], metrics=rows)]
+    assert everything[-1].seed == 1
+    with pytest.raises(DataError, match=r"unet_csi, seed 0 \(csi/.*unet_csi, seed 1 \(csi/.*levels of case 'case03'"):
+        check_comparable(score_models(mixed))

@@ -12,10 +12,10 @@ import pytest
 from spineseg.errors import DataError
 from spineseg.reporting.runs import Table
 from spineseg.reporting.study import study_figures, study_tables
-from spineseg.reporting.study_arms import arms_of
+from spineseg.reporting.study_arms import arms_of, deltas
 from spineseg.reporting.study_figures import numbers
 from spineseg.reporting.study_results import read_study
-from spineseg.studies.folder import StudyFolder
+from spineseg.studies.folder import Job, StudyFolder
 from tests.reporting.study_cases import PEOPLE, write_matrix, write_search
 
 EVERYBODY = [name for people in PEOPLE.values() for name in people]
@@ -140,4 +140,39 @@ def test_study_without_a_result_is_refused(tmp_path: Path) -> None:
         study_tables(tmp_path / "nowhere")
     folder = write_matrix(tmp_path / "a", {"x": 1}, seeds=(0,), failed=[("x", 0, 0), ("x", 0, 1)])
     with pytest.raises(DataError, match="no job of 2 is done"):
+        study_tables(folder.root)
+
+
+def test_a_seed_without_a_value_leaves_the_noise_of_the_others_and_no_claim(
+    tmp_path: Path, matrix: StudyFolder
+) -> None:
+    folder = write_matrix(tmp_path / "flips", {"none": 1, "x": 3}, failed=[("x", 1, 0), ("x", 1, 1)])
+    arms = arms_of(read_study(folder.root))
+    expected = dice(matrix, "x")[[0, 2]].mean(axis=0).std(ddof=1)
+    assert arms[1].sd_seed("dice") == pytest.approx(expected)
+    (delta,), reason = deltas(arms, {"flip": "none"}, "dice", simulated=False)
+    assert delta.beyond_noise is None and "jobs are missing" in reason
+    assert list(by_name(folder)["study_ablation"].frame["beyond rerun noise"]) == ["–"]
+
+
+def test_who_a_failed_job_tests_is_known_from_other_recipes(tmp_path: Path) -> None:
+    folder = write_matrix(tmp_path / "flips", {"none": 1}, seeds=(0,))
+    labels = {"recipe": "yolo_csi", "flip": "none", "seed": 0}
+    jobs = [
+        Job(f"bad{fold}", {**labels, "fold": fold}, (), False, "d", "other split", state="failed") for fold in (0, 1)
+    ]
+    for job in jobs:
+        folder.add_job(job)
+    content = folder.read_study()
+    folder.write_study({**content, "plan": [*content["plan"], *(job.hash for job in jobs)]})
+    arm = arms_of(read_study(folder.root))[1]
+    assert arm.labels["recipe"] == "yolo_csi"
+    assert arm.values("dice", failures=True)[0].to_dict() == dict.fromkeys(EVERYBODY, 0.0)
+    assert arm.values("dice").empty
+
+
+def test_a_split_that_was_not_scored_is_to_be_scored(matrix: StudyFolder, tmp_path: Path) -> None:
+    folder = write_matrix(tmp_path / "flips", {"none": 1}, seeds=(0,))
+    folder.write_study({**folder.read_study(), "split": "val"})
+    with pytest.raises(DataError, match=r"python -m spineseg\.train resume=\S+ score_splits=\[val\]"):
         study_tables(folder.root)

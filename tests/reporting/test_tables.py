@@ -11,9 +11,13 @@ import pytest
 
 from spineseg.metrics.detections_table import COLUMNS, STATE_COLUMNS
 from spineseg.metrics.summary import SplitScores
+from spineseg.reporting.build import _notes
 from spineseg.reporting.comparison_tables import pair_table, protocols_table, rank_table, run_table, variation_table
 from spineseg.reporting.comparisons import compare_pairs
+from spineseg.reporting.figures import draw_figures
+from spineseg.reporting.latex import latex_table
 from spineseg.reporting.level_tables import by_level, by_subject, dice_means, errors, identification, localisation
+from spineseg.reporting.markdown import markdown_table
 from spineseg.reporting.models import ScoredModel, score_models
 from spineseg.reporting.runs import ScoredRun, load_runs
 from spineseg.reporting.tables import detection_table, headline_table
@@ -199,3 +203,34 @@ def test_seeds_and_subjects_spread_apart() -> None:
     model = synthetic("a", [[0.5, 0.6], [0.7, 0.8], [0.9, 1.0]])
     row = variation_table([model]).frame.iloc[0]
     assert (row["Dice, sd_seed"], row["Dice, sd_subject"]) == ("0.0707", "0.2000")
+
+
+def test_named_map_over_all_levels_is_marked_and_folds_together_are_not_few(tmp_path: Path) -> None:
+    folds = load_runs(
+        [write_run(tmp_path, "yolo_csi_levels", fold=fold, subjects=p) for fold, p in ((0, (0, 1)), (1, (2, 3)))]
+    )
+    said = "fewer than 3 subjects"
+    assert all(any(said in note for note in run.summary["notes"]) for run in folds)
+    few, pooled = score_models(folds[:1]), score_models(folds)
+    assert any(said in note for note in _notes(few, (), simulated=True))
+    assert not any(said in note for note in _notes(pooled, (), simulated=True))
+    table = detection_table(few)
+    assert (
+        table.frame["AP50, named"][0].endswith(" (all levels)")
+        and "all levels" not in table.frame["AP50, exclusive"][0]
+    )
+    assert any("All levels" in note for note in table.notes)
+    assert "(all levels)" in latex_table(table) and "(all levels)" in markdown_table(table)
+    assert "(all levels)" not in markdown_table(detection_table(pooled))
+
+
+def test_a_named_model_whose_levels_are_all_cut_has_tables_and_figures(folded: list[ScoredRun], tmp_path: Path) -> None:
+    rows = folded[0].metrics
+    cut = rows.assign(status=np.where(rows["level"] != "", "ignored", rows["status"]))
+    cut.loc[cut["level"] != "", "value"] = np.nan
+    models = score_models([dataclasses.replace(folded[0], metrics=cut)])
+    assert models[0].named
+    means = dice_means(models)
+    assert means.frame["level_mean"].tolist() == ["n/a"] and not any("Levels of" in note for note in means.notes)
+    found = draw_figures(models, [], tmp_path, simulated=True, worst=0)
+    assert "levels" not in found and "shifts" in found

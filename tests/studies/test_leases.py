@@ -6,6 +6,7 @@ import threading
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 from spineseg.studies.leases import Held, Lease, LeaseLostError, Observer, Process
@@ -175,3 +176,27 @@ def test_a_number_that_was_given_again_is_another_process() -> None:
     assert me.alive() is True
     assert dataclasses.replace(me, started=me.started - 100).alive() is False
     assert dataclasses.replace(me, machine="another").alive() is None
+
+
+def test_a_clock_that_is_set_makes_no_live_process_look_dead(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """psutil counts from the machine's start by the system's clock, which moves with it."""
+    if sys.platform != "linux":
+        pytest.skip("elsewhere the system keeps the time itself")
+    observer = Observer(60)
+    assert observer.acquire(tmp_path) is not None
+    before = psutil.Process.create_time
+    monkeypatch.setattr(psutil.Process, "create_time", lambda self: before(self) + 3600)
+    assert Process.current().alive() is True
+    assert observer.acquire(tmp_path) is None
+
+
+def test_a_lease_of_an_earlier_version_is_judged_by_its_beats(tmp_path: Path) -> None:
+    lease = Observer(60).acquire(tmp_path)
+    assert lease is not None
+    content = json.loads(lease.path.read_text())
+    lease.path.write_text(json.dumps({**content, "format": "lease 1", "started": time.time()}))
+    clock = Clock()
+    observer = Observer(60, clock)
+    assert observer.acquire(tmp_path) is None
+    clock.now += 61
+    assert observer.acquire(tmp_path) is not None

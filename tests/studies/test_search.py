@@ -172,3 +172,21 @@ def test_a_trial_is_pruned_by_its_log(tmp_path: Path) -> None:
         stream.write("99,9,val/dice,0.1")  # being written
     assert monitored_values(log, "val/dice") == {0: 0.6, 1: 0.7, 2: 0.8}
     assert monitored_values(tmp_path / "none", "val/dice") == {}
+
+
+@pytest.mark.parametrize(("monitor", "best"), [("val/dice", 0.9), ("val/loss", 0.1)])
+def test_a_search_for_the_least_prunes_its_worst_trials(tmp_path: Path, monitor: str, best: float) -> None:
+    trials = Trials(StudyFolder(tmp_path), spec(pruner="median", trials=20, direction="minimize"))
+    log = tmp_path / "log.csv"
+
+    def pruned(value: float) -> bool:
+        trial = asked(trials, "job")
+        assert trial is not None
+        log.write_text(f"step,epoch,name,value\n1,0,{monitor},{value}\n")
+        said = Watch(trial, lambda: log, monitor, "minimize", every_s=0.0)()
+        trials.tell(trial.number, replace(DONE, value=3.0))
+        return said
+
+    assert not any(pruned(0.5) for _ in range(5))
+    assert not pruned(best)
+    assert pruned(1.0 - best)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from spineseg.data.slices import SliceRef
+from spineseg.errors import DataError
 from spineseg.loggers.table import TableLogger, read_table
 from spineseg.models.unet import unet2d
 from spineseg.predictions.masks import decode
@@ -162,6 +163,15 @@ def test_native_slices(fitted: tuple[SemanticSegmentation2D, Path]) -> None:
             coarse = (labels[image] == LEVELS.index(level) + 1).sum()
             assert abs(area - coarse) < 0.15 * coarse + 8
     assert task.predict_step({**batch, "indices": [], "images": torch.zeros(0, 1, 32, 32)}, 0) == []
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_logits_that_are_not_finite_are_refused(bad: float) -> None:
+    task = task_of().eval()
+    with torch.no_grad():
+        next(p for name, p in task.net.named_parameters() if name.endswith("bias")).fill_(bad)
+    with torch.no_grad(), pytest.raises(DataError, match="logits that are not finite"):
+        task.predict_step(scan_batch(SIZE, (1.0, 1.0)), 0)
 
 
 def test_detect_is_what_panels_draw(fitted: tuple[SemanticSegmentation2D, Path]) -> None:

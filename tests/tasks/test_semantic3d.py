@@ -11,9 +11,10 @@ from torch.utils.data import DataLoader
 
 from spineseg.data.normalization import Normalization
 from spineseg.data.patches import PatchRef
+from spineseg.errors import DataError
 from spineseg.loggers.table import TableLogger, read_table
 from spineseg.models.unet import dynunet
-from spineseg.predictions.streaming import SlidingWindow, slice_instances
+from spineseg.predictions.streaming import SlidingWindow, StreamedLabels, slice_instances
 from spineseg.tasks.losses import dice_cross_entropy
 from spineseg.tasks.optim import Optimization
 from spineseg.tasks.semantic3d import SemanticSegmentation3D
@@ -144,6 +145,26 @@ def test_prediction_lies_on_the_native_grid(fitted: tuple[SemanticSegmentation3D
     assert task.predict_step({**batch, "error": "unreadable"}, 0) is None
 
 
+def test_a_full_gpu_is_the_scans_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    task = task_of().eval()
+    image = VOLUMES[0]["image"]
+    batch = {"case": "a", "image": image, "canonical_shape": tuple(image.shape), "step": (1.0, 1.0, 1.0), "error": None}
+
+    def full(*_: Any) -> Any:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has 80 GiB")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(task.net, "forward", full)
+        for count, lower in ((1, "crop the scan"), (4, "lower memory_limit_gb")):
+            task.inferer = SlidingWindow(windows_a_batch=count)
+            found = task.predict_step(batch, 0)
+            assert isinstance(found, DataError) and found.__traceback__ is None
+            assert f"(CUDA out of memory. Tried to allocate 2.00 GiB); {lower}" in str(found)
+    assert isinstance(task.predict_step(batch, 0), StreamedLabels)
+    task.inferer = SlidingWindow(memory_limit_gb=1e-4)
+    assert "memory_limit_gb=0.0001" in str(task.predict_step(batch, 0))
+
+
 class Stop(lightning.Callback):
     """Saves in the middle of an epoch, and stops."""
 
@@ -178,8 +199,6 @@ def test_summed_gradients_travel_in_the_checkpoint(tmp_path: Path) -> None:
 
 
 def test_a_loss_that_is_no_number_names_the_patches(tmp_path: Path) -> None:
-    from spineseg.errors import DataError
-
     batch = patches(range(2))
     batch["images"][0] = float("nan")
     with pytest.raises(DataError, match=r"case0 .0, 0, 0., case1"):
