@@ -25,7 +25,7 @@ def read_prediction_of(run: "ScoredRun", case: str, notes: list[str]) -> tuple[V
         return None
     try:
         rule = str(run.summary.get("prediction_convention") or "verse")
-        found = open_predictions(run.predictions).read(case, rule)
+        found = open_predictions(run.predictions).read(case, rule, run.summary.get("prediction_labels"))
     except SpinesegError as error:
         notes.append(f"{run.name}: {without_places(str(error))}")
         return None
