@@ -50,13 +50,19 @@ def one(recipe: str, scans: Path, work: Path, epochs: int | None) -> dict[str, A
     more = [f"data.fold={FOLDS[recipe.split('_')[1]]}"]
     more += [] if epochs is None else [f"trainer.max_epochs={epochs}"]
     given = [f"+experiment={recipe}", "+preset=quick", f"data.source.root={scans}", "logger.wandb.mode=disabled"]
-    seconds = call(["spineseg.train", *given, *more, *places], log, stop=runs)
-    (run,) = (path.parent.parent for path in runs.glob("*/*/20*/checkpoints/last.ckpt"))
-    resumed_at = len({row["step"] for row in csv.DictReader((run / "log.csv").open())})
-    seconds += call(["spineseg.train", f"resume={run}", f"paths.runs={runs}"], log)
+    spent = work / f"{recipe}.json"
+    if not spent.is_file():
+        seconds = call(["spineseg.train", *given, *more, *places], log, stop=runs)
+        (run,) = (path.parent.parent for path in runs.glob("*/*/20*/checkpoints/last.ckpt"))
+        resumed_at = len({row["step"] for row in csv.DictReader((run / "log.csv").open())})
+        seconds += call(["spineseg.train", f"resume={run}", f"paths.runs={runs}"], log)
+        spent.write_text(json.dumps([seconds, resumed_at]))
+    seconds, resumed_at = json.loads(spent.read_text())
+    (run,) = (path.parent for path in runs.glob("*/*/20*/results.json"))
     scan = next(path for path in sorted((run / "predictions" / "test").glob("*.nii.gz")))
     name = scan.name.removesuffix(".nii.gz")
-    found = next(path for path in sorted(scans.rglob(f"{name}.*")) if path.suffix in (".mhd", ".nii", ".gz"))
+    images = (path for path in sorted(scans.rglob(f"{name}.*")) if path.parent.name != "segmentations")
+    found = next(path for path in images if path.suffix in (".mhd", ".nii", ".gz"))
     call(["spineseg.predict", f"run={run}", f"input={found}", f"output={work / 'predicted' / recipe}"], log)
     results = json.loads((run / "results.json").read_text())
     test = results["splits"]["test"]

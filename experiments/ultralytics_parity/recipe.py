@@ -28,6 +28,7 @@ class Recipe:
     brightness: float = 0.4
     scale: float = 0.2
     translate: float = 0.05
+    masks: str = "bitmap"  # what ours trains on; polygon: outlines as YOLO's converters write them, as theirs does
 
     @classmethod
     def read(cls, work: Path) -> "Recipe":
@@ -65,6 +66,7 @@ def our_overrides(
     """Overrides of ``spineseg.train``; nothing is scored by it, and no pictures are drawn."""
     return [
         *data_overrides(recipe, work),
+        f"data.masks={recipe.masks}",
         f"data.workers={workers}",
         f"run.name={name}",
         f"seed={seed}",

@@ -95,6 +95,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=Recipe.epochs)
     parser.add_argument("--pixel-mm", type=float, default=Recipe.pixel_mm)
     parser.add_argument("--threads", type=int, default=Recipe.threads, help="of both trainers")
+    parser.add_argument("--masks", choices=("bitmap", "polygon"), default=Recipe.masks, help="targets of ours")
     parser.add_argument("--tiny", action="store_true", help="one seed, one epoch, 24 slices: tries the script, no more")
     parser.add_argument("--job", help=argparse.SUPPRESS)
     given = parser.parse_args()
@@ -109,6 +110,7 @@ def main() -> None:
         epochs=1 if given.tiny else given.epochs,
         seeds=(0,) if given.tiny else tuple(given.seeds),
         threads=given.threads,
+        masks=given.masks,
         train_slices=24 if given.tiny else None,
     )
     recipe.write(work)

@@ -26,7 +26,8 @@ from spineseg.data.prepared import Prepared
 from spineseg.data.sources import Source
 from spineseg.data.splits import Split
 from spineseg.errors import ConfigError
-from spineseg.models.nnunet_raw import write_raw
+from spineseg.hardware import processors
+from spineseg.models.nnunet_raw import MOST_THREADS, raw_key, write_raw
 from spineseg.models.nnunet_settings import (
     PARTS,
     PlannedSettings,
@@ -94,13 +95,11 @@ def plan(
     if preset not in _PLANNERS:
         raise ConfigError(f"preset={preset}: expected {', '.join(_PLANNERS)}")
     spacing_mm = spacing_mm and [float(each) for each in spacing_mm]
-    raw = write_raw(prepared, source, split, work / "nnUNet_raw")
-    asked = sha256_of_text(
-        (raw / "spineseg.json").read_text(encoding="utf-8")
-        + dumps([preset, gpu_memory_gb, base_features, max_features, foreground_voxels, spacing_mm, list(split.train)])
-    )[:16]
+    given = dumps([preset, gpu_memory_gb, base_features, max_features, foreground_voxels, spacing_mm])
+    asked = sha256_of_text(raw_key(prepared, source, split) + given)[:16]
     kept = work / f"plans-{preset}-{asked}.json"
     if not kept.is_file():
+        raw = write_raw(prepared, source, split, work / "nnUNet_raw")
         train, features = tuple(split.train), (base_features, max_features)
         plans = _run_planner(raw.name, train, work, preset, gpu_memory_gb, features, foreground_voxels, spacing_mm)
         write_text(kept, dumps(plans, indent=1))
@@ -125,7 +124,7 @@ def _run_planner(
     with nnunet_folders(work), (work / "planning.log").open("w") as log, redirect_stdout(log), redirect_stderr(log):
         module = _nnunetv2("experiment_planning.dataset_fingerprint.fingerprint_extractor")
         with _threads_for_processes(module):
-            extractor = module.DatasetFingerprintExtractor(name, num_processes=1)
+            extractor = module.DatasetFingerprintExtractor(name, num_processes=min(processors(), MOST_THREADS))
             extractor.dataset = {case: extractor.dataset[case] for case in train}
             extractor.num_foreground_voxels_for_intensitystats = foreground_voxels
             extractor.run(overwrite_existing=True)

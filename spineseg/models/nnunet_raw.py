@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections.abc import Sequence
+from multiprocessing.pool import ThreadPool
 from pathlib import Path
 from typing import Any, Final
 
@@ -16,11 +17,14 @@ from spineseg.data.sources import Source
 from spineseg.data.splits import Split
 from spineseg.errors import ConfigError
 from spineseg.geometry import canonical
+from spineseg.hardware import processors
 from spineseg.vertebrae import level_name
 from spineseg.volumes import write_volume
 
 RAW_FORMAT: Final = "nnunet raw 1"
 FILE_ENDING: Final = ".nii.gz"
+# Each holds a scan and its mask.
+MOST_THREADS: Final = 8
 
 
 def data_set_name(source: Source) -> str:
@@ -78,7 +82,7 @@ def write_raw(prepared: Prepared, source: Source, split: Split, raw: Path) -> Pa
     if source.labels != "levels":
         raise ConfigError(f"nnU-Net needs masks that name levels; those of '{source.name}' do not")
     folder = raw / data_set_name(source)
-    key = _key(prepared, source, split)
+    key = raw_key(prepared, source, split)
     marker = folder / "spineseg.json"
     if marker.is_file() and read_json(marker, RAW_FORMAT, "python -m spineseg.train")["key"] == key:
         return folder
@@ -89,11 +93,17 @@ def write_raw(prepared: Prepared, source: Source, split: Split, raw: Path) -> Pa
     shutil.rmtree(partial, ignore_errors=True)
     # The one case of an overfit check stands in both parts.
     ids = list(dict.fromkeys([*split.train, *split.val]))
-    for case_id in track(ids, "exporting volumes"):
+
+    def export(case_id: str) -> None:
         case = prepared.case(case_id)
         image, labels = canonical(source.read_image(case)), canonical(source.read_labels(case))
         write_volume(partial / "imagesTr" / f"{case_id}_0000{FILE_ENDING}", image)
         write_volume(partial / "labelsTr" / f"{case_id}{FILE_ENDING}", labels.with_array(table[labels.array]))
+
+    # Most of the time goes into compression, which threads share.
+    with ThreadPool(min(processors(), MOST_THREADS)) as pool:
+        for _ in track(pool.imap_unordered(export, ids), "exporting volumes", total=len(ids)):
+            pass
     write_json(partial / "dataset.json", dataset_json(levels, ids))
     folds = [{"train": list(split.train), "val": list(split.val)}]
     write_text(partial / "splits_final.json", json.dumps(folds, indent=1, ensure_ascii=False) + "\n")
@@ -106,8 +116,8 @@ def write_raw(prepared: Prepared, source: Source, split: Split, raw: Path) -> Pa
     return folder
 
 
-def _key(prepared: Prepared, source: Source, split: Split) -> str:
-    """Digest of what the data set's files follow from."""
+def raw_key(prepared: Prepared, source: Source, split: Split) -> str:
+    """Digest of what the data set's files follow from; whoever has it need not write them."""
     cases = {
         case.id: (case.image_sha256, case.label_sha256)
         for case in prepared.cases
