@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy import ndimage
@@ -17,6 +17,7 @@ from spineseg.phantom import PhantomOptions, simulate_case
 from spineseg.predictions.instances import SliceInstances, from_masks
 from spineseg.predictions.lifting import lift
 from spineseg.predictions.masks import decode
+from spineseg.predictions.pieces import CRUMB
 from spineseg.predictions.slicing import slice_labels
 from spineseg.volumes import read_volume
 
@@ -106,10 +107,23 @@ def test_lifting_undoes_slicing_on_a_column_of_blobs(seed: int) -> None:
         # A second part behind the body, in the same slices: one instance of two parts.
         behind = np.roll(body, int(random.integers(-6, 7)), axis=1)
         labels[body | behind] = number
+    sizes = np.bincount(labels.ravel())[1:]
+    # A vertebra as small as a crumb of its neighbour is taken for one; see the next test.
+    assume(sizes.min() > CRUMB * sizes.max())
     lifted = lift(unnamed(slice_labels(labels)), labels.shape)
     assert same_up_to_renumbering(labels, lifted.labels)
     heights = [np.nonzero(lifted.labels == n)[2].mean() for n in range(1, int(lifted.labels.max()) + 1)]
     assert heights == sorted(heights, reverse=True)
+
+
+@pytest.mark.parametrize(("share", "objects"), [(0.5 * CRUMB, 1), (1.5 * CRUMB, 2)])
+def test_a_crumb_is_measured_by_its_neighbour(share: float, objects: int) -> None:
+    """What lies two pixels above a body is a part of it if it is a crumb, and a vertebra of its own if it is not."""
+    labels = np.zeros((20, 20, 40), np.uint8)
+    labels[:, 4:16, 4:24] = 1
+    side = round((share * (labels == 1).sum()) ** (1 / 3))
+    labels[5 : 5 + side, 5 : 5 + side, 26 : 26 + side] = 2
+    assert lift(unnamed(slice_labels(labels)), labels.shape).labels.max() == objects
 
 
 def test_slices_hold_exactly_the_label_map() -> None:
