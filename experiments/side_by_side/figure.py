@@ -56,6 +56,7 @@ def draw(folders: Mapping[str, Mapping[str, Path]], baselines: Sequence[str], pa
                     axis.axhline(totals[name], ls=style, lw=1, color=color, label=name)
             axis.set(title=f"{layout}, SIMULATED: {title}", ylim=(-0.02, 1.03), xticks=range(len(names)))
             axis.set_xticklabels(names)
-            axis.legend(fontsize=7, loc="center left")
+    handles, labels = axes[0, 0].get_legend_handles_labels()
+    figure.legend(handles, labels, fontsize=8, loc="outside lower center", ncols=len(labels))
     figure.savefig(path, dpi=130)
     plt.close(figure)
