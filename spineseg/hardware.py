@@ -33,6 +33,8 @@ def build_trainer(node: Any, *, logger: Sequence[Logger] | bool, **settings: Any
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     logging.getLogger("lightning.pytorch.utilities.rank_zero").setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", message=r".*LeafSpec.*", module=r"lightning\..*")
+    # Whole scans are shared out among loader processes, so that their number stays what it is.
+    warnings.filterwarnings("ignore", message=r"Your `IterableDataset` has `__len__`", module=r"lightning\..*")
     callbacks = list(settings.pop("callbacks", ()))
     content = {**plain(node), **settings}
     if content.get("precision", "auto") == "auto":
