@@ -85,7 +85,7 @@ def draw(rows: Sequence[dict[str, Any]], path: Path, *, simulated: bool) -> None
     axes.set_xticks(range(len(trainings)), trainings)
     axes.set_xlabel("axes mirrored in training")
     axes.set_ylabel("Dice by name")
-    axes.legend(fontsize=7, title="in prediction", title_fontsize=7)
+    figure.legend(fontsize=7, title="in prediction", title_fontsize=7, loc="outside right upper")
     axes.set_title("SIMULATED scans" if simulated else "", fontsize=8)
     figure.savefig(path, dpi=200)
 
