@@ -9,7 +9,7 @@ from omegaconf import DictConfig
 from spineseg.data.files import sha256_of_text
 from spineseg.data.loading import CaseDataModule
 from spineseg.errors import DataError
-from spineseg.provenance import read_provenance
+from spineseg.provenance import read_provenance, subjects_seen
 from spineseg.runs import Run
 from spineseg.trained import Task
 
@@ -54,7 +54,9 @@ def check_same_data(run: Run, datamodule: CaseDataModule) -> None:
 
 def check_ancestor(run: Run, datamodule: CaseDataModule) -> None:
     """Refuse weights of a run that was trained on subjects which this run validates or tests on."""
-    shared = sorted(seen_by(run) & {*_subjects(datamodule, "val"), *_subjects(datamodule, "test")})
+    shared = sorted(
+        subjects_seen(read_provenance(run)) & {*_subjects(datamodule, "val"), *_subjects(datamodule, "test")}
+    )
     if shared:
         raise DataError(
             f"init_from={run.root}: that run was trained on {', '.join(shared)}, which this run validates or tests on; "
@@ -62,15 +64,10 @@ def check_ancestor(run: Run, datamodule: CaseDataModule) -> None:
         )
 
 
-def seen_by(run: Run) -> set[str]:
-    """Subjects that a run's weights were trained on, those of the runs that they began with among them."""
-    known = read_provenance(run)
-    return set(known.get("seen_subjects") or known.get("train_subjects", ()))
-
-
 def seen_subjects(datamodule: CaseDataModule, ancestor: Run | None) -> list[str]:
-    """What ``seen_by`` gives for a run to be: its own training subjects, and what its ancestor has seen."""
-    return sorted({*_subjects(datamodule, "train"), *(seen_by(ancestor) if ancestor is not None else ())})
+    """What a run to be will have seen: its own training subjects, and what its ancestor has."""
+    before = subjects_seen(read_provenance(ancestor)) if ancestor is not None else set()
+    return sorted({*_subjects(datamodule, "train"), *before})
 
 
 def _subjects(datamodule: CaseDataModule, part: str) -> list[str]:

@@ -57,6 +57,15 @@ def write_provenance(run: Run, **facts: Any) -> None:
     write_json(run.provenance, {**content, **current})
 
 
+def subjects_seen(known: Mapping[str, Any]) -> set[str]:
+    """Subjects that weights were trained on, those of the runs that they began with among them where that was recorded.
+
+    Args:
+        known: provenance of a run, or what predictions say of where they come from.
+    """
+    return set(known.get("seen_subjects") or known.get("train_subjects") or ())
+
+
 def read_provenance(run: Run) -> dict[str, Any]:
     """Read `provenance.json`.
 

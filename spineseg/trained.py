@@ -15,7 +15,7 @@ from spineseg.data.loading import CaseDataModule
 from spineseg.data.normalization import Normalization
 from spineseg.errors import ConfigError, DataError
 from spineseg.predictions.ensembles import FromHounsfield, InstanceEnsemble, MeanProbabilities
-from spineseg.provenance import read_provenance
+from spineseg.provenance import read_provenance, subjects_seen
 from spineseg.runs import Run, best_checkpoint, read_config
 from spineseg.targets import build, resolve
 from spineseg.tasks.instance2d import InstanceSegmentation2D
@@ -166,9 +166,7 @@ def origin(runs: Sequence[Run], model: TrainedModel, checkpoint: str) -> dict[st
     """What predictions.json says of where a model comes from; of an ensemble, of each member its fold and subjects."""
     names = " + ".join(run.name for run in runs)
     found: dict[str, Any] = {"run": names, "checkpoint": checkpoint}
-    told = [read_provenance(run) for run in runs]
-    seen = {str(subject) for each in told for subject in each.get("seen_subjects") or each.get("train_subjects") or ()}
-    if seen:
+    if seen := set[str]().union(*(subjects_seen(read_provenance(run)) for run in runs)):
         # By name, so that a report of these predictions can refuse scores of subjects that a member has seen.
         found["train_subjects"] = sorted(seen)
     if model.members:

@@ -12,13 +12,11 @@ from spineseg.data.scans import VolumeScan, failure_reason
 from spineseg.errors import ConfigError, DataError
 from spineseg.geometry import Grid, Volume, canonical_grid, restore
 from spineseg.predictions.columns import Floats
-from spineseg.predictions.forecast import forecast
 from spineseg.predictions.labelling import LabellingSettings
 from spineseg.predictions.naming import name_objects
 from spineseg.predictions.objects import separate
 from spineseg.predictions.store import PredictionWriter
 from spineseg.predictions.streaming import SlidingWindow, StreamedLabels, slice_instances
-from spineseg.predictions.windows import lay_windows
 from spineseg.provenance import peak_memory
 from spineseg.vertebrae import COCCYX, SACRUM, in_convention
 from spineseg.volumes import write_volume
@@ -80,13 +78,12 @@ class VolumeWriter(lightning.Callback):
             return
         x, y, z = batch["image"].shape
         try:
-            plan = forecast(
-                lay_windows((x, y, z), tuple(pl_module.patch_size), inferer.overlap),  # type: ignore[arg-type]  # a task with an inferer has one
-                batch["canonical_shape"],
-                len(self.levels) + 1,
-                inferer.windows_a_batch,
-                inferer.memory_limit_gb,
-                pl_module.device,
+            plan = inferer.forecast(
+                (x, y, z),
+                patch_size=tuple(pl_module.patch_size),  # type: ignore[arg-type]  # a task with an inferer has one
+                num_classes=len(self.levels) + 1,
+                grid=batch["canonical_shape"],
+                device=pl_module.device,
             )
         except DataError as error:
             batch["error"] = str(error)

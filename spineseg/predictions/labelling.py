@@ -116,7 +116,7 @@ def label_sequence(
         names = _log_names(belief, column, classes, settings)
         steps = [_log_steps(distance, column, settings) for distance in distances]
         share = float(np.log(column.share))
-        start = np.log(column.share) + scale_share[:, None] + names[0]
+        start = share + scale_share[:, None] + names[0]
         exact = _stepped(start), _stepped(names), [_stepped(step) for step in steps]
         score, path = _best_path(*exact)
         likeliest = max(likeliest, score - share)

@@ -72,7 +72,15 @@ class SlidingWindow:
         if self.memory_limit_gb is not None and not self.memory_limit_gb > 0:
             raise ConfigError(f"memory_limit_gb={self.memory_limit_gb}: expected a positive number or null")
 
-    def forecast(self, shape: Size, *, patch_size: Size, num_classes: int, grid: Size | None = None) -> Forecast:
+    def forecast(
+        self,
+        shape: Size,
+        *,
+        patch_size: Size,
+        num_classes: int,
+        grid: Size | None = None,
+        device: torch.device | None = None,
+    ) -> Forecast:
         """What a case will need, and the order of its sweep.
 
         Args:
@@ -80,14 +88,15 @@ class SlidingWindow:
             patch_size: (x, y, z) of a window.
             num_classes: channels of the logits.
             grid: (X, Y, Z) of the native grid; None = ``shape``.
+            device: of the network; None = the processor.
 
         Raises:
-            DataError: more than ``memory_limit_gb``, or than the machine has left; says how much and what to do.
+            DataError: more than ``memory_limit_gb``, or than the machine or the GPU has left; says how much and what to
+                do.
         """
         windows = lay_windows(shape, patch_size, self.overlap)
-        return forecast(
-            windows, shape if grid is None else grid, num_classes, self.windows_a_batch, self.memory_limit_gb
-        )
+        target = shape if grid is None else grid
+        return forecast(windows, target, num_classes, self.windows_a_batch, self.memory_limit_gb, device)
 
     def __call__(
         self,
@@ -124,9 +133,9 @@ class SlidingWindow:
         hu = as_hounsfield(image, 0, what="the image to predict on")
         shape, patch = _size(image.shape), _size(patch_size)
         target = shape if grid is None else _size(grid)
-        plan = self.forecast(shape, patch_size=patch, num_classes=num_classes, grid=target)
-        windows = lay_windows(shape, patch, self.overlap)
         where = torch.device(device)
+        plan = self.forecast(shape, patch_size=patch, num_classes=num_classes, grid=target, device=where)
+        windows = lay_windows(shape, patch, self.overlap)
         with torch.inference_mode():
             labelling = Labelling(shape, target, plan.order, num_classes, where, step)
             sums = StripSums(windows, plan.order, num_classes, labelling.add, where)

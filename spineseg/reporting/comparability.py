@@ -7,6 +7,7 @@ import pandas as pd
 from spineseg.errors import DataError
 from spineseg.metrics.detections_table import REFERENCE
 from spineseg.metrics.summary import SplitScores
+from spineseg.provenance import subjects_seen
 from spineseg.reporting.models import ScoredModel, listed
 from spineseg.reporting.runs import ScoredRun, scored_simulated
 
@@ -49,9 +50,7 @@ def check_held_out(run: ScoredRun) -> None:
     scored = {
         f"{source}:{subject}" for source, subject in zip(run.metrics["source"], run.metrics["subject"], strict=True)
     }
-    # With those that the weights which the run began with had seen, where that was recorded.
-    trained_on = {*(run.provenance.get("train_subjects") or ()), *(run.provenance.get("seen_subjects") or ())}
-    if seen := scored & trained_on:
+    if seen := scored & subjects_seen(run.provenance):
         raise DataError(
             f"{run.evaluation}: {run.name} was trained on {listed(seen)}, which it is scored on; "
             "score it on subjects that it has not seen"

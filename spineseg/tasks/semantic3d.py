@@ -1,8 +1,6 @@
 """The task of naming voxels: trained on patches, validated and used on whole volumes by a sliding window."""
 
-import math
 from collections.abc import Sequence
-from dataclasses import replace
 
 import numpy as np
 import torch
@@ -14,9 +12,8 @@ from spineseg.data.patches import PatchBatch, VolumeBatch
 from spineseg.data.scans import VolumeScan
 from spineseg.errors import ConfigError, DataError
 from spineseg.metrics.slices import slice_indices
-from spineseg.predictions.forecast import forecast, out_of_memory
+from spineseg.predictions.forecast import out_of_memory
 from spineseg.predictions.streaming import SlidingWindow, StreamedLabels
-from spineseg.predictions.windows import lay_windows
 from spineseg.tasks.label_maps import agreement, monitor_labels
 from spineseg.tasks.losses import LabelMapLoss
 from spineseg.tasks.optim import Optimization
@@ -89,7 +86,7 @@ class SemanticSegmentation3D(SemanticSegmentation[PatchBatch]):
         if batch["error"] is not None:
             return None
         try:
-            return self._planned(batch)
+            return self.stream(batch["image"], batch["canonical_shape"], batch["step"])
         except DataError as error:
             # Its frames hold what lies on the device.
             found = error.with_traceback(None)
@@ -100,28 +97,11 @@ class SemanticSegmentation3D(SemanticSegmentation[PatchBatch]):
         torch.cuda.empty_cache()
         return found
 
-    def _planned(self, batch: VolumeScan) -> StreamedLabels:
-        """Stream a scan with as many windows at a time as fit where the network is."""
-        x, y, z = batch["image"].shape
-        given = self.inferer
-        plan = forecast(
-            lay_windows((x, y, z), self.patch_size, given.overlap),
-            batch["canonical_shape"],
-            self.num_classes,
-            given.windows_a_batch,
-            given.memory_limit_gb,
-            self.device,
-        )
-        # Not asked again: the window itself looks at the processor's memory alone.
-        inferer = replace(given, windows_a_batch=plan.windows_a_batch, memory_limit_gb=math.inf)
-        return self.stream(batch["image"], batch["canonical_shape"], batch["step"], inferer)
-
     def stream(
         self,
         image: Tensor,
         grid: tuple[int, int, int] | None = None,
         step: tuple[float, float, float] | None = None,
-        inferer: SlidingWindow | None = None,
     ) -> StreamedLabels:
         """Slide over an image.
 
@@ -129,9 +109,8 @@ class SemanticSegmentation3D(SemanticSegmentation[PatchBatch]):
             image: (X, Y, Z) int16 HU at the network's spacing.
             grid: shape of the result, with the same field of view; None: the image's.
             step: network voxels a voxel of the result; None: as the shapes have it.
-            inferer: the sliding window; None: the task's.
         """
-        return (inferer or self.inferer)(
+        return self.inferer(
             self,
             image.cpu().numpy(),
             patch_size=self.patch_size,
