@@ -1,6 +1,6 @@
 """From the rows and detections of all cases to the numbers of a results table, with their intervals."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -18,6 +18,13 @@ from spineseg.metrics.means import subject_sums, subject_values
 from spineseg.metrics.pooling import ApPool, constant_ap50, counts_by_subject
 
 COUNTED: Final = ("ok", "missed")
+# Which detections, whether by name, and what that adds to a name.
+AP_SETS: Final[tuple[tuple[DetectionSet, bool, str], ...]] = (
+    ("exclusive", False, ""),
+    ("exclusive", True, "_named"),
+    ("native", False, "_native"),
+)
+SHAPES: Final[tuple[Shape, ...]] = ("mask", "box")
 # Beside AP without a ranking: the cell says so (PROTOCOL 5.6).
 UNRANKED: Final = "all 1"
 # Centre distances and surface distances: medians over found levels, a finite penalty for a missed one does not exist.
@@ -87,30 +94,66 @@ def summarise(scores: SplitScores, *, resamples: int = RESAMPLES) -> Results:
 
 
 def _ap_results(scores: SplitScores, resamples: int) -> Results:
-    results: Results = {}
-    n = len(scores.subjects)
-    sets: Sequence[tuple[DetectionSet, bool, str]] = (
-        ("exclusive", False, ""),
-        ("exclusive", True, "_named"),
-        ("native", False, "_native"),
+    def pools(which: DetectionSet, shape: Shape, named: bool) -> list[ApPool]:
+        return [ApPool.build(scores.detections, scores.subjects, which=which, shape=shape, named=named)]
+
+    return ap_results(
+        pools,
+        len(scores.subjects),
+        named=scores.named,
+        detector=scores.detector,
+        unranked=scores.unranked,
+        resamples=resamples,
     )
-    for which, named, suffix in sets:
-        for shape in ("mask", "box"):
+
+
+def ap_results(
+    pools_of: Callable[[DetectionSet, Shape, bool], Sequence[ApPool]],
+    subjects: int,
+    *,
+    named: bool,
+    detector: bool,
+    unranked: bool,
+    resamples: int,
+) -> Results:
+    """Every AP with its interval, and the AP50 of equal scores beside those of the exclusive map (PROTOCOL 5).
+
+    Args:
+        pools_of: a pool for each seed, each of the same subjects; the result is the mean over them.
+        subjects: how many there are.
+        named: whether predictions are named.
+        detector: whether there are detections as they are.
+        unranked: whether all scores are 1.
+        resamples: of the bootstrap.
+    """
+    results: Results = {}
+    for which, by_name, suffix in AP_SETS:
+        for shape in SHAPES:
             names = (f"{shape}_map50{suffix}", f"{shape}_map50_95{suffix}")
-            if (named and not scores.named) or (which == "native" and not scores.detector):
+            if (by_name and not named) or (which == "native" and not detector):
                 constant = (constant_name(shape, suffix),) if which == "exclusive" else ()
                 results |= {name: dict(NOT_APPLICABLE) for name in (*names, *constant)}
                 continue
-            pool = ApPool.build(
-                scores.detections, scores.subjects, which=which, shape="mask" if shape == "mask" else "box", named=named
-            )
+            pools = pools_of(which, shape, by_name)
             for name, threshold in zip(names, (0, None), strict=True):
-                results[name] = statistic_entry(pool.statistic(threshold=threshold), n, resamples)
-                if which == "exclusive" and scores.unranked and results[name]["value"] is not None:
+                statistic = mean_of_statistics([pool.statistic(threshold=threshold) for pool in pools])
+                results[name] = statistic_entry(statistic, subjects, resamples)
+                if which == "exclusive" and unranked and results[name]["value"] is not None:
                     results[name]["scores"] = UNRANKED
             if which == "exclusive":
-                results[constant_name(shape, suffix)] = entry_of(constant_ap50(pool), NO_INTERVAL, n)
+                constants = float(np.mean([constant_ap50(pool) for pool in pools]))
+                results[constant_name(shape, suffix)] = entry_of(constants, NO_INTERVAL, subjects)
     return results
+
+
+def mean_of_statistics(statistics: Sequence[Statistic]) -> Statistic:
+    """Mean of several statistics of the same subjects."""
+
+    def of(weights: Floats) -> Floats:
+        mean: Floats = np.mean([statistic(weights) for statistic in statistics], axis=0)
+        return mean
+
+    return of
 
 
 def constant_name(shape: str, suffix: str) -> str:

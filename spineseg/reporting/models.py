@@ -14,27 +14,19 @@ from spineseg.metrics.detections_table import DetectionSet, Shape, read_detectio
 from spineseg.metrics.entries import NOT_APPLICABLE, Results, entry_of, statistic_entry
 from spineseg.metrics.intervals import (
     BOOTSTRAP_SUBJECTS,
-    NO_INTERVAL,
     RESAMPLES,
-    Floats,
     Statistic,
     interval,
     mean_statistic,
     t_interval,
 )
 from spineseg.metrics.means import subject_values
-from spineseg.metrics.pooling import ApPool, constant_ap50, counts_by_subject, named_levels
-from spineseg.metrics.summary import MEANS, UNRANKED, SplitScores, constant_name, metric_rows, summarise
+from spineseg.metrics.pooling import ApPool, counts_by_subject, named_levels
+from spineseg.metrics.summary import MEANS, SplitScores, ap_results, mean_of_statistics, metric_rows, summarise
 from spineseg.reporting.runs import DETECTIONS, ScoredRun
 from spineseg.reporting.settings import label_runs
 from spineseg.reporting.statistics import sd_of_seeds, sd_of_subjects
 
-_SETS: Final[tuple[tuple[DetectionSet, bool, str], ...]] = (
-    ("exclusive", False, ""),
-    ("exclusive", True, "_named"),
-    ("native", False, "_native"),
-)
-_SHAPES: Final[tuple[Shape, ...]] = ("mask", "box")
 _EVERY_SEED: Final = "none"
 
 
@@ -209,7 +201,12 @@ def _results_of_seeds(seeds: Mapping[str, SplitScores], subjects: tuple[str, ...
     rows = pd.concat([scores.rows for scores in seeds.values()], ignore_index=True)
     # Sums and medians over (seed, scan, level) rows are those of the seeds' means, since all seeds have the same rows.
     results = summarise(SplitScores(rows, detections.iloc[:0], subjects, named, detector), resamples=resamples)
-    results |= _ap_results(seeds, subjects, named=named, detector=detector, resamples=resamples)
+
+    def pools(which: DetectionSet, shape: Shape, by_name: bool) -> list[ApPool]:
+        return _pools(seeds, subjects, which=which, shape=shape, named=by_name)
+
+    unranked = all(scores.unranked for scores in seeds.values())
+    results |= ap_results(pools, len(subjects), named=named, detector=detector, unranked=unranked, resamples=resamples)
     counts = counts_by_subject(detections, subjects)
 
     def statistic(metric: str) -> Statistic:
@@ -226,39 +223,6 @@ def _results_of_seeds(seeds: Mapping[str, SplitScores], subjects: tuple[str, ...
                 beside = t_interval(values)
                 results[mean.name]["t"] = [beside.low, beside.high]
     return results
-
-
-def _ap_results(
-    seeds: Mapping[str, SplitScores], subjects: tuple[str, ...], *, named: bool, detector: bool, resamples: int
-) -> Results:
-    results: Results = {}
-    for which, by_name, suffix in _SETS:
-        for shape in _SHAPES:
-            names = (f"{shape}_map50{suffix}", f"{shape}_map50_95{suffix}")
-            if (by_name and not named) or (which == "native" and not detector):
-                constants = (constant_name(shape, suffix),) if which == "exclusive" else ()
-                results |= {name: dict(NOT_APPLICABLE) for name in (*names, *constants)}
-                continue
-            pools = _pools(seeds, subjects, which=which, shape=shape, named=by_name)
-            for name, threshold in zip(names, (0, None), strict=True):
-                statistics = [pool.statistic(threshold=threshold) for pool in pools]
-                results[name] = statistic_entry(mean_of_statistics(statistics), len(subjects), resamples)
-                if which == "exclusive" and all(scores.unranked for scores in seeds.values()):
-                    results[name]["scores"] = UNRANKED
-            if which == "exclusive":
-                constant = float(np.mean([constant_ap50(pool) for pool in pools]))
-                results[constant_name(shape, suffix)] = entry_of(constant, NO_INTERVAL, len(subjects))
-    return results
-
-
-def mean_of_statistics(statistics: Sequence[Statistic]) -> Statistic:
-    """Mean of several statistics of the same subjects."""
-
-    def of(weights: Floats) -> Floats:
-        mean: Floats = np.mean([statistic(weights) for statistic in statistics], axis=0)
-        return mean
-
-    return of
 
 
 def _pools(
