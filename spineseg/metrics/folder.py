@@ -18,7 +18,7 @@ from spineseg.metrics.evaluation import METRICS_FORMAT as METRICS_FORMAT
 from spineseg.metrics.evaluation import SUMMARY_FORMAT as SUMMARY_FORMAT
 from spineseg.metrics.evaluation import Evaluation
 from spineseg.metrics.intervals import BOOTSTRAP_SUBJECTS, LEAST_SUBJECTS, RESAMPLES
-from spineseg.metrics.means import LEAST_SUBJECTS_PER_LEVEL
+from spineseg.metrics.means import FEW_SUBJECTS, LEAST_SUBJECTS_PER_LEVEL
 from spineseg.metrics.points import reference_points_mm
 from spineseg.metrics.protocol_table import EvaluatedModel, protocol_table, write_protocol_table
 from spineseg.metrics.protocols import pool_cases, protocol_case, write_protocol_cases
@@ -216,7 +216,7 @@ def _notes(
     if scores.unranked:
         notes.append("label maps without probabilities: all scores are 1, so that AP holds no ranking")
     if scores.named and len(scores.subjects) < LEAST_SUBJECTS_PER_LEVEL:
-        notes.append("fewer than 3 subjects: named mAP over all levels")
+        notes.append(f"{FEW_SUBJECTS}: named mAP over all levels")
     if extra := sorted(set(folder.files) - {reference.case for reference in references}):
         notes.append(f"{len(extra)} predictions have no reference here and were not scored: {_listed(extra)}")
     return notes

@@ -10,6 +10,8 @@ from numpy.typing import NDArray
 from spineseg.vertebrae import L6, ORDER, T13, level_id, level_name
 
 LEAST_SUBJECTS_PER_LEVEL: Final = 3
+# How the note begins that an evaluation makes of it; it is no note of folds together.
+FEW_SUBJECTS: Final = f"fewer than {LEAST_SUBJECTS_PER_LEVEL} subjects"
 
 # T13 goes with the lower thoracic levels, L6 with the lumbar ones; the sacrum and the coccyx are in no region.
 REGIONS: Final[dict[str, frozenset[int]]] = {

@@ -58,6 +58,19 @@ def axis_between(size: int, new_size: int, step: float | None = None) -> Axis:
     return Axis(size, True, low, np.minimum(low + 1, size - 1), (centres - low).astype(np.float32))
 
 
+def check_finite(*outputs: Tensor) -> None:
+    """Refuse what a network gives where it is no number: no class would be the most probable, and no instance found.
+
+    Raises:
+        DataError: saying what to do.
+    """
+    if not all(bool(torch.isfinite(values).all()) for values in outputs):
+        raise DataError(
+            "the network gave logits that are not finite; predict in full precision (trainer.precision=32-true), and "
+            "check that its training did not diverge"
+        )
+
+
 class Labelling:
     """Takes logits in the order of ``StripSums`` and keeps what CONTRACTS asks of them.
 
@@ -135,11 +148,7 @@ class Labelling:
         # By slice: (X, K, Y × Z).
         shares = torch.softmax(logits.transpose(0, 1).flatten(2), dim=1)
         best, label = shares.max(dim=1)
-        if not bool(torch.isfinite(best).all()):
-            raise DataError(
-                "the network gave logits that are not finite; predict in full precision (trainer.precision=32-true), "
-                "and check that its training did not diverge"
-            )
+        check_finite(best)
         shape = logits.shape[1:]
         self.labels[where] = label.view(shape).to(torch.uint8).cpu().numpy()
         self.confidence[where] = (best * 255).round_().view(shape).to(torch.uint8).cpu().numpy()

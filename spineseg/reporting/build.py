@@ -7,7 +7,7 @@ from typing import Final
 from spineseg.data.files import write_text
 from spineseg.errors import DataError, SpinesegError
 from spineseg.metrics.intervals import LEAST_SUBJECTS, RESAMPLES
-from spineseg.metrics.means import LEAST_SUBJECTS_PER_LEVEL
+from spineseg.metrics.means import FEW_SUBJECTS, LEAST_SUBJECTS_PER_LEVEL
 from spineseg.reporting.checklist import checklist
 from spineseg.reporting.comparability import check_comparable
 from spineseg.reporting.comparison_tables import pair_table, protocols_table, rank_table, run_table, variation_table
@@ -24,8 +24,6 @@ from spineseg.reporting.worst_cases import runs_that_show, view_of, worst_of
 PAGE: Final = "report.md"
 HTML: Final = "report.html"
 CHECKLIST: Final = "checklist.md"
-# What an evaluation of a fold says of its own subjects, and does not hold for folds together.
-_OF_FEW_SUBJECTS: Final = "fewer than 3 subjects"
 _OURS: Final = {"tables": (".md", ".csv", ".tex"), "figures": (".pdf", ".png", ".gif")}
 
 
@@ -203,7 +201,7 @@ def _notes(models: Sequence[ScoredModel], unscored: Sequence[Path], *, simulated
 def _run_notes(model: ScoredModel, run: ScoredRun) -> list[str]:
     said_once: tuple[str, ...] = ("n = ", "simulated")
     if len(model.runs) > 1 and len(model.subjects) >= LEAST_SUBJECTS_PER_LEVEL:
-        said_once += (_OF_FEW_SUBJECTS,)
+        said_once += (FEW_SUBJECTS,)
     notes = [f"{model.name}: {note}" for note in run.summary["notes"] if not note.startswith(said_once)]
     if not run.split:
         notes.append(f"{model.name}: split not recorded.")

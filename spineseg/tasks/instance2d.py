@@ -12,7 +12,7 @@ from spineseg.models.detections import Detections, SliceDetections, draw, draw_i
 from spineseg.models.yolo import InstanceTargets, YOLOv8Seg
 from spineseg.predictions.instances import SliceInstances
 from spineseg.predictions.masks import encode_crop
-from spineseg.tasks.label_maps import check_finite
+from spineseg.predictions.native_grid import check_finite
 from spineseg.tasks.monitors import Found, MonitoredSlice, monitor_slice, monitors
 from spineseg.tasks.optim import Optimization
 from spineseg.tasks.optimized import OptimizedTask, exact_mean

@@ -11,7 +11,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from spineseg.errors import DataError
 from spineseg.predictions.class_slices import class_instances, slice_classes
 from spineseg.predictions.instances import SliceInstances
 from spineseg.predictions.native_grid import axis_between
@@ -84,19 +83,6 @@ def monitor_labels(
 def best_classes(logits: Tensor) -> LabelMap:
     """The most probable class (Y, Z) of each pixel of logits (K, Y, Z)."""
     return np.asarray(logits.argmax(dim=0).to(torch.uint8).cpu().numpy())
-
-
-def check_finite(*outputs: Tensor) -> None:
-    """Refuse what a network gives where it is no number: no class would be the most probable, and no instance found.
-
-    Raises:
-        DataError: as ``native_grid`` says it of volumes.
-    """
-    if not all(bool(torch.isfinite(values).all()) for values in outputs):
-        raise DataError(
-            "the network gave logits that are not finite; predict in full precision (trainer.precision=32-true), and "
-            "check that its training did not diverge"
-        )
 
 
 def mean_probabilities(labels: LabelMap, logits: Tensor) -> NDArray[np.float64]:

@@ -8,10 +8,10 @@ from spineseg.data.slices import SliceBatch
 from spineseg.models.detections import Detections
 from spineseg.predictions.class_slices import slice_classes
 from spineseg.predictions.instances import SliceInstances
+from spineseg.predictions.native_grid import check_finite
 from spineseg.tasks.label_maps import (
     agreement,
     best_classes,
-    check_finite,
     class_labels,
     label_instances,
     mean_probabilities,
