@@ -9,6 +9,7 @@ from omegaconf import DictConfig
 from spineseg.data.files import sha256_of_text
 from spineseg.data.loading import CaseDataModule
 from spineseg.errors import DataError
+from spineseg.models.flops import forward_flops
 from spineseg.provenance import read_provenance, subjects_seen
 from spineseg.runs import Run
 from spineseg.trained import Task
@@ -29,6 +30,8 @@ def facts(cfg: DictConfig, datamodule: CaseDataModule, task: Task, trainer: ligh
         **hashes(datamodule),
         "train_subjects": _subjects(datamodule, "train"),
         "parameters": sum(parameter.numel() for parameter in task.net.parameters()),
+        "flops": forward_flops(task.net, datamodule.input_shape),
+        "flops_of": list(datamodule.input_shape),
         "classes": list(task.classes),
     }
 

@@ -79,7 +79,7 @@ def test_a_run_folder_is_complete(trained: Path) -> None:
     assert {"train/images_per_second", "train/box_loss", "val/loss"} <= names
     provenance = json.loads(run.provenance.read_text())
     assert provenance["simulated"] is False and provenance["classes"] == ["vertebra"]
-    assert provenance["seed"] == 0 and provenance["parameters"] > 1e6
+    assert provenance["seed"] == 0 and provenance["parameters"] > 1e6 and provenance["flops"] > 1e6
 
 
 def test_results_follow_the_contract(trained: Path) -> None:

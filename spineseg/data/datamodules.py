@@ -119,6 +119,11 @@ class SliceDataModule(CaseDataModule):
         return self.reader.channels
 
     @property
+    def input_shape(self) -> tuple[int, int, int]:
+        """Channels and pixels of one training image: (C, Y, Z)."""
+        return self.channels, *self.image_size
+
+    @property
     def num_classes(self) -> int:
         """Classes of the network."""
         return self.reader.num_classes
@@ -268,6 +273,11 @@ class PatchDataModule(CaseDataModule):
     def channels(self) -> int:
         """Channels of an image."""
         return 1
+
+    @property
+    def input_shape(self) -> tuple[int, int, int, int]:
+        """Channels and voxels of one training patch: (C, X, Y, Z)."""
+        return self.channels, *self.patch_size
 
     @property
     def num_classes(self) -> int:

@@ -76,6 +76,11 @@ class CaseDataModule(lightning.LightningDataModule, ABC):
 
     @property
     @abstractmethod
+    def input_shape(self) -> tuple[int, ...]:
+        """Channels and pixels, or voxels, of one training image: (C, Y, Z) or (C, X, Y, Z)."""
+
+    @property
+    @abstractmethod
     def num_classes(self) -> int:
         """Classes of the network."""
 
