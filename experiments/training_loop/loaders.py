@@ -1,7 +1,6 @@
 """Images a second of our slices and of Ultralytics' own data set and loader on the same slices."""
 
-import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -59,15 +58,15 @@ def cycle(loader: Any) -> Iterator[Any]:
         yield from loader
 
 
-def images_per_second(batches: Iterator[Any], count: int, batch_size: int) -> float:
+def images_per_second(batches: Iterator[Any], count: int, batch_size: int, time: Callable[[], float]) -> float:
     """Speed over ``count`` batches after one that is not timed, on one core: of threads there is one."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     cv2.setNumThreads(0)
     next(batches)
-    start = time.perf_counter()
+    start = time()
     for _ in range(count):
         next(batches)
-    seconds = time.perf_counter() - start
+    seconds = time() - start
     torch.set_num_threads(threads)
     return count * batch_size / seconds

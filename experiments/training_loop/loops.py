@@ -1,6 +1,5 @@
 """The task's training loop under Lightning, and the same work in a bare loop."""
 
-import time
 from collections.abc import Callable, Iterable, Iterator
 from itertools import pairwise
 from pathlib import Path
@@ -22,6 +21,7 @@ from spineseg.tasks.instance2d import InstanceSegmentation2D
 from spineseg.tasks.optim import Optimization
 
 Batches = Callable[[], Iterable[SliceBatch]]
+Time = Callable[[], float]  # seconds: of the wall, or of the processor
 
 
 class Nothing(nn.Module):
@@ -44,12 +44,13 @@ class Nothing(nn.Module):
 class Clock(lightning.Callback):
     """Notes the time after each training batch."""
 
-    def __init__(self) -> None:
+    def __init__(self, time: Time) -> None:
+        self.time = time
         self.times: list[float] = []
 
     def on_train_batch_end(self, *_: Any) -> None:
         """Note it."""
-        self.times.append(time.perf_counter())
+        self.times.append(self.time())
 
 
 class Given(lightning.LightningDataModule):
@@ -74,7 +75,9 @@ class Given(lightning.LightningDataModule):
         return batch
 
 
-def bare(net: nn.Module, optimization: Optimization, batches: Iterable[SliceBatch], precision: str) -> list[float]:
+def bare(
+    net: nn.Module, optimization: Optimization, batches: Iterable[SliceBatch], precision: str, time: Time
+) -> list[float]:
     """Forward, loss, backward, clip, step and average, and nothing else; seconds of each batch after the first.
 
     Args:
@@ -82,6 +85,7 @@ def bare(net: nn.Module, optimization: Optimization, batches: Iterable[SliceBatc
         optimization: optimiser and clipping; a step a batch.
         batches: taken one by one, so that a loader's time counts.
         precision: ``bf16-mixed`` or ``32-true``.
+        time: what is measured.
     """
     optimizer = optimization.build(net, 1)
     averages, weights = ([value.detach().clone() for value in floating_state(net).values()], floating_state(net))
@@ -99,12 +103,20 @@ def bare(net: nn.Module, optimization: Optimization, batches: Iterable[SliceBatc
         optimizer.zero_grad()
         with torch.no_grad():
             torch._foreach_lerp_(averages, list(weights.values()), 0.01)
-        times.append(time.perf_counter())
+        times.append(time())
     return [b - a for a, b in pairwise(times)]
 
 
 def framework(
-    net: Any, optimization: Optimization, batches: Batches, count: int, precision: str, folder: Path, *, loggers: bool
+    net: Any,
+    optimization: Optimization,
+    batches: Batches,
+    count: int,
+    precision: str,
+    time: Time,
+    folder: Path,
+    *,
+    loggers: bool,
 ) -> list[float]:
     """The same by the task under Lightning with the recipe's callbacks; seconds of each batch after the first.
 
@@ -114,11 +126,12 @@ def framework(
         batches: makes the batches of the epoch.
         count: their number.
         precision: as in ``bare``.
+        time: as in ``bare``.
         folder: where log.csv and W&B's files go.
         loggers: whether values are logged to both.
     """
     size = len(next(iter(batches()))["refs"])
-    clock = Clock()
+    clock = Clock(time)
     tracked: list[Any] = [TableLogger(folder), WandbLogger(folder, mode="offline")] if loggers else []
     node = {"_target_": "lightning.Trainer", "accelerator": "cpu", "precision": precision, "max_epochs": 1}
     node |= {"log_every_n_steps": 10, "enable_model_summary": False, "limit_val_batches": 0}
