@@ -20,8 +20,8 @@ Distances = NDArray[np.float32]
 class Hole:
     """An object that is in the slices ``before`` and ``after`` and in none between.
 
-    ``box`` is half-open (y0, z0, y1, z1) and holds both outlines; ``near`` and ``far`` are their smooth distances in it,
-    ``alike`` is their intersection over union; ``slopes`` are the distances' changes a slice at both, or None.
+    ``box`` is half-open (y0, z0, y1, z1) and holds both outlines; ``near`` and ``far`` are their smooth distances in
+    it, ``alike`` is their intersection over union; ``slopes`` are the distances' changes a slice at both, or None.
     """
 
     label: int
