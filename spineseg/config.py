@@ -23,6 +23,9 @@ from spineseg.targets import build, check_node, nearest, plain, targets
 __all__ = ["build", "check", "compose", "conf_dir", "program"]
 
 
+# A program's key that Hydra would take for a group of conf/, since one has its name: what is written → the key.
+_WRITTEN = {"report": {"study": "study_folder"}}
+
 # Lines of Hydra's and OmegaConf's messages that help nobody who misspelt a key.
 _NOISE = ("full_key", "object_type", "reference_type", "Config search path", "provider=", "To append to your config")
 
@@ -49,7 +52,7 @@ def compose(name: str, overrides: list[str] | None = None) -> DictConfig:
     from hydra.errors import HydraException
 
     _register()
-    given = with_parts(overrides or [], conf_dir(), functools.partial(_choices, name))
+    given = _arguments(name, overrides or [])
     try:
         with initialize_config_dir(version_base="1.3", config_dir=str(conf_dir())):
             return hydra_compose(config_name=name, overrides=given)
@@ -141,7 +144,7 @@ def _run_from_command_line(name: str, main: Callable[[DictConfig], None]) -> Non
             raise SpinesegError(message)
 
     try:
-        sys.argv[1:] = with_parts(sys.argv[1:], conf_dir(), functools.partial(_choices, name))
+        sys.argv[1:] = _arguments(name, sys.argv[1:])
         hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=name)(task)()
     except SpinesegError as error:
         _print_error(str(error))
@@ -186,6 +189,14 @@ def _register() -> None:
         store.store(name=f"{name}_schema", node=schema, provider="spineseg")
 
 
+def _arguments(name: str, given: list[str]) -> list[str]:
+    """What Hydra is to be given for the arguments of a program."""
+    written = _WRITTEN.get(name, {})
+    parts = [argument.partition("=") for argument in given]
+    keys = [written.get(key, key) + equals + value for key, equals, value in parts]
+    return with_parts(keys, conf_dir(), functools.partial(_choices, name))
+
+
 def _choices(name: str, overrides: list[str]) -> Mapping[str, str | None]:
     """The option that each group has after these overrides."""
     from hydra import compose as hydra_compose
@@ -201,10 +212,16 @@ def _choices(name: str, overrides: list[str]) -> Mapping[str, str | None]:
 
 
 def _composition_message(error: BaseException) -> str:
-    """Say what Hydra says, with its causes, and the nearest key where one was misspelt."""
+    """Say what Hydra says, with its causes, and the nearest key or choice where one was misspelt."""
+    from hydra.errors import MissingConfigException
+
     lines: list[str] = []
     current: BaseException | None = error
     while current is not None:
+        if isinstance(current, MissingConfigException) and current.missing_cfg_file and current.options:
+            group, _, choice = current.missing_cfg_file.rpartition("/")
+            lines.append(f"{group}={choice}: no such choice; {nearest(choice, list(current.options))}")
+            break
         said = [line.strip() for line in str(current).splitlines()]
         lines += [line for line in said if line and line not in lines and not line.startswith(_NOISE)]
         if isinstance(current, OmegaConfBaseException) and current.key is not None:

@@ -24,7 +24,7 @@ def main(cfg: "DictConfig") -> None:
     check(cfg)
     from spineseg.errors import ConfigError, DataError
 
-    if not cfg.runs and cfg.study is None:
+    if not cfg.runs and cfg.study_folder is None:
         raise ConfigError("runs=[] and study=null: nothing to report; name runs, evaluation folders or a study")
     # numexpr announces its threads when pandas finds it, fonttools each font that it embeds.
     for name in ("numexpr", "fontTools", "matplotlib"):
@@ -40,7 +40,7 @@ def main(cfg: "DictConfig") -> None:
             f"  {listed}\nFinish them (`python -m spineseg.train resume=<run>`), or say unscored=list: they are then "
             "named in the report"
         )
-    if not found and cfg.study is None:
+    if not found and cfg.study_folder is None:
         raise DataError(
             f"runs: none of {len(unscored)} runs has scores of the split '{cfg.split}', so there is nothing to report; "
             "finish one (`python -m spineseg.train resume=<run>`), or choose another split="
@@ -49,7 +49,7 @@ def main(cfg: "DictConfig") -> None:
     report = build_report(
         found,
         output,
-        study=None if cfg.study is None else _study(cfg.study, Path(cfg.paths.runs)),
+        study=None if cfg.study_folder is None else _study(cfg.study_folder, Path(cfg.paths.runs)),
         split=cfg.split,
         title=cfg.title,
         labels=dict(cfg.labels),

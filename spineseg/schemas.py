@@ -202,7 +202,7 @@ class ReportConfig:
     """Root of `report`; `runs` may hold globs."""
 
     runs: list[str] = field(default_factory=list)
-    study: str | None = None
+    study_folder: str | None = None  # `study=` on the command line
     output: str = REQUIRED
     split: str = "test"
     title: str | None = None

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from spineseg.config import check, program
+from spineseg.config import check, conf_dir, program
 from spineseg.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 @program("study")
 def main(cfg: DictConfig) -> None:
     """Plan, say what it will take, run what is open, and name what failed."""
+    if OmegaConf.is_missing(cfg.study, "name"):
+        known = ", ".join(sorted(path.stem for path in (conf_dir() / "study").glob("*.yaml")))
+        raise ConfigError(f"no study chosen: give +study=<name>; there are: {known}")
     check(cfg)
     from spineseg.studies.board import Board
     from spineseg.studies.folder import StudyFolder

@@ -9,7 +9,7 @@ import importlib
 import inspect
 import sys
 from collections.abc import Iterator, Mapping
-from difflib import get_close_matches
+from difflib import SequenceMatcher, get_close_matches
 from types import FunctionType, ModuleType
 from typing import Any, TypeVar
 
@@ -40,9 +40,12 @@ MARKS = ("_target_", "_partial_")
 def nearest(name: str, options: Iterator[str] | list[str]) -> str:
     """Return a hint with the option most like `name`, or all of them; for the end of an error message."""
     options = sorted(str(option) for option in options)
-    close = get_close_matches(name, options, n=1, cutoff=0.6)
+    close = get_close_matches(name, options, n=3, cutoff=0.6)
     if close:
-        return f"did you mean {close[0]!r}?"
+        # Equally like is as good a guess: `lr` may be `lr0` or `lrf`.
+        like = [SequenceMatcher(None, option, name).ratio() for option in close]
+        alike = [repr(option) for option, ratio in zip(close, like, strict=True) if ratio == like[0]]
+        return f"did you mean {' or '.join(sorted(alike))}?"
     return f"there are: {', '.join(options)}" if options else "there are none"
 
 

@@ -98,6 +98,12 @@ def check_train(cfg: DictConfig) -> None:
                 by_classes = MONITORS.get(str(cfg.data.get("classes")), "val/mask_map50")
                 cfg.callbacks.checkpoints.monitor = by_classes if detector else LABEL_MAP_MONITOR
     check(cfg)
+    epochs = cfg.trainer.get("max_epochs")
+    if epochs is None or epochs < 1:
+        raise ConfigError(
+            f"trainer.max_epochs={epochs}: the learning rate's schedule needs a number of epochs from 1 on; "
+            "trainer.max_time may end a run before it"
+        )
     unknown = sorted(set(cfg.score_splits) - set(SPLITS))
     if unknown:
         raise ConfigError(f"score_splits: expected any of {', '.join(SPLITS)}, found {', '.join(unknown)}")
@@ -125,7 +131,8 @@ def resumed_config(kept: DictConfig, given: DictConfig, overrides: list[str]) ->
     named = {each.lstrip("+").partition("=")[0] for each in overrides}
     with open_dict(kept):
         for key in HARDWARE:
-            if key in given.trainer and ("trainer" in named or f"trainer.{key}" in named):
+            # Precision is of the numbers, too: another machine's preset does not change it, its own name does.
+            if key in given.trainer and (f"trainer.{key}" in named or ("trainer" in named and key != "precision")):
                 kept.trainer[key] = given.trainer[key]
         if "data.workers" in named:
             kept.data.workers = given.data.workers

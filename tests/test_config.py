@@ -97,7 +97,9 @@ def test_preset_before_experiment_is_refused() -> None:
         (["sed=1"], "did you mean 'seed'"),
         (["trainer.max_epoch=1"], "did you mean 'max_epochs'"),
         (["paths.dta=x"], "did you mean 'data'"),
-        (["+experiment=yolo_cis"], "yolo_csi"),
+        (["+experiment=yolo_cis"], "^experiment=yolo_cis: no such choice; did you mean 'yolo_csi'"),
+        (["data/source=kagle"], "^data/source=kagle: no such choice; did you mean 'kaggle'"),
+        (["optim.lr=1"], "did you mean 'lr0' or 'lrf'"),
     ],
 )
 def test_misspelt_on_the_command_line(overrides: list[str], expected: str) -> None:
@@ -119,6 +121,12 @@ def test_misspelt_key_that_hydra_merges_silently(override: str, expected: str) -
     """An experiment file merges such keys like `+`: without a word."""
     with pytest.raises(ConfigError, match=expected):
         check(compose("train", ["+experiment=yolo_csi", ROOT, override]))
+
+
+def test_a_study_is_reported_by_the_name_of_a_folder_of_conf() -> None:
+    assert (conf_dir() / "study").is_dir()  # which Hydra would take `study=` for a choice of
+    cfg = compose("report", ["study=runs/studies/side_by_side", "output=report"])
+    assert cfg.study_folder == "runs/studies/side_by_side"
 
 
 def test_closed_choice() -> None:

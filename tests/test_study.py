@@ -228,6 +228,13 @@ def test_mistakes_are_named_before_anything_runs(study: StudyUnderTest, more: li
     assert not study.notes("start") and not list(study.folder.jobs.glob("*/2*"))
 
 
+def test_without_a_name_the_studies_are_listed() -> None:
+    from spineseg.study import main
+
+    with pytest.raises(ConfigError, match=r"give \+study=<name>; there are: .*side_by_side"):
+        main(compose("study", []))
+
+
 TINY = (
     *("model.scale=n", "data.pixel_mm=4", "data.image_size=[64,64]", "data.batch_size=4", "data.epoch_slices=8"),
     *("data.workers=0", "trainer.max_epochs=1", "trainer.check_val_every_n_epoch=1", "callbacks.panels=null"),

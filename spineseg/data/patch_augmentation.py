@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from spineseg.data.patches import Size
+from spineseg.data.patches import CUBES, Size, Spacing
 from spineseg.data.store import Box
 from spineseg.data.volume_warp import Image, Labels, Matrix, centre, reach, rotation_matrix, warp, warp_labels
 from spineseg.errors import ConfigError
@@ -78,15 +78,17 @@ class VolumeAugmentation:
                 raise ConfigError(f"data.augmentation.{name}: expected 0 to below 1, found {getattr(self, name)}")
 
     def read_size(self, size: Size) -> Size:
-        """Voxels to read along X, Y, Z so that a patch of ``size`` is full however it is turned."""
+        """Voxels to read along X, Y, Z so that a patch of ``size`` in cubic voxels is full however it is turned."""
         return _widest(size, tuple(self.rotation), self.scale) if self.spatial else size
 
-    def drawn_size(self, size: Size, rng: np.random.Generator) -> Size:
+    def drawn_size(self, size: Size, rng: np.random.Generator, spacing_mm: Spacing = CUBES) -> Size:
         """Voxels to read for the draw of a generator in this state."""
-        matrix, _ = self._geometry(rng)
+        matrix, _ = self._geometry(rng, spacing_mm)
         return size if matrix is None else reach(size, matrix)
 
-    def __call__(self, image: Image, labels: Labels, size: Size, rng: np.random.Generator) -> tuple[Image, Labels]:
+    def __call__(
+        self, image: Image, labels: Labels, size: Size, rng: np.random.Generator, spacing_mm: Spacing = CUBES
+    ) -> tuple[Image, Labels]:
         """Vary a patch.
 
         Args:
@@ -94,15 +96,16 @@ class VolumeAugmentation:
             labels: class indices of the same voxels.
             size: of what is given back, about the same centre.
             rng: all that is drawn from.
+            spacing_mm: of the voxels; bones are turned, not grids.
         """
-        matrix, flips = self._geometry(rng)
+        matrix, flips = self._geometry(rng, spacing_mm)
         if matrix is None:
             image, labels = centre(image, size), centre(labels, size)
         else:
             image, labels = warp(image, matrix, size), warp_labels(labels, matrix, size)
         return self.vary(np.ascontiguousarray(image[flips]), rng), np.ascontiguousarray(labels[flips])
 
-    def _geometry(self, rng: np.random.Generator) -> tuple[Matrix | None, Box]:
+    def _geometry(self, rng: np.random.Generator, spacing_mm: Spacing) -> tuple[Matrix | None, Box]:
         """Draw the map from a patch's voxels to what is read, None if nothing is turned, and the mirrors."""
         turned, angles, zoom = rng.random() < self.spatial, rng.uniform(-1, 1, 3), rng.uniform(-1, 1)
         mirrored = rng.random(3) < 0.5
@@ -110,7 +113,11 @@ class VolumeAugmentation:
             slice(None, None, -1 if name in self.mirror_axes and chosen else None)
             for name, chosen in zip("xyz", mirrored, strict=True)
         )
-        return rotation_matrix(angles * self.rotation) / (1 + zoom * self.scale) if turned else None, (x, y, z)
+        if not turned:
+            return None, (x, y, z)
+        turn = rotation_matrix(angles * self.rotation) / (1 + zoom * self.scale)
+        # Voxels → mm, turned there, mm → voxels.
+        return turn * np.array(spacing_mm) / np.array(spacing_mm)[:, None], (x, y, z)
 
     def vary(self, image: Image, rng: np.random.Generator) -> Image:
         """Vary the values of a patch, in place where that can be."""

@@ -19,6 +19,8 @@ from spineseg.data.store import Box, StoredCase
 from spineseg.errors import ConfigError
 
 Size = tuple[int, int, int]
+Spacing = tuple[float, float, float]
+CUBES: Final[Spacing] = (1.0, 1.0, 1.0)
 
 # Voxels of a level that patches are centred on, and levels whose voxels a process remembers: 24 MB at most.
 POSITIONS: Final = 1000
@@ -65,7 +67,12 @@ class PatchAugmentation(Protocol):
         ...
 
     def __call__(
-        self, image: NDArray[np.float32], labels: NDArray[np.uint8], size: Size, rng: np.random.Generator
+        self,
+        image: NDArray[np.float32],
+        labels: NDArray[np.uint8],
+        size: Size,
+        rng: np.random.Generator,
+        spacing_mm: Spacing = CUBES,
     ) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
         """Vary a patch.
 
@@ -74,6 +81,7 @@ class PatchAugmentation(Protocol):
             labels: class indices of the same voxels.
             size: of what is given back, about the same centre.
             rng: all that may be drawn from.
+            spacing_mm: of the voxels.
         """
         ...
 
@@ -82,7 +90,7 @@ class PatchAugmentation(Protocol):
 class SparingAugmentation(Protocol):
     """A patch augmentation that knows beforehand what a single draw needs: most turn nothing."""
 
-    def drawn_size(self, size: Size, rng: np.random.Generator) -> Size:
+    def drawn_size(self, size: Size, rng: np.random.Generator, spacing_mm: Spacing = CUBES) -> Size:
         """Voxels to read for the draw of a generator in this state, in place of ``read_size``."""
         ...
 
@@ -138,11 +146,11 @@ class PatchDataset(Dataset[PatchSample]):
         cv2.setNumThreads(0)
         case = self.cases[self.case_of(draw)]
         corner = self._corner(case, np.random.default_rng((self.seed, draw)))
-        reach = self._reach(draw)
+        reach = self._reach(case, draw)
         start = [first - (n - side) // 2 for first, n, side in zip(corner, reach, self.size, strict=True)]
         image, labels = self._read(case, start, reach)
         if self.augmentation is not None:
-            image, labels = self.augmentation(image, labels, self.size, self._variation(draw))
+            image, labels = self.augmentation(image, labels, self.size, self._variation(draw), case.spacing_mm)
         return PatchSample(
             image=torch.from_numpy(np.ascontiguousarray(image)),
             labels=torch.from_numpy(np.ascontiguousarray(labels)),
@@ -158,11 +166,11 @@ class PatchDataset(Dataset[PatchSample]):
         """What a draw's augmentation draws from: another one than its place, so that neither moves the other."""
         return np.random.default_rng((self.seed, draw, 1))
 
-    def _reach(self, draw: int) -> Size:
+    def _reach(self, case: StoredCase, draw: int) -> Size:
         if self.augmentation is None:
             return self.size
         if isinstance(self.augmentation, SparingAugmentation):
-            return self.augmentation.drawn_size(self.size, self._variation(draw))
+            return self.augmentation.drawn_size(self.size, self._variation(draw), case.spacing_mm)
         return self.augmentation.read_size(self.size)
 
     def _corner(self, case: StoredCase, rng: np.random.Generator) -> Size:

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from spineseg.data.files import sha256_of_text, write_text
+from spineseg.data.patches import CUBES, Size, Spacing
 from spineseg.data.prepared import Prepared
 from spineseg.data.sources import Source
 from spineseg.data.splits import Split
@@ -38,7 +39,6 @@ from spineseg.models.nnunet_settings import (
 )
 
 Preset = Literal["plain", "resenc_m", "resenc_l"]
-Size = tuple[int, int, int]
 
 _PLANNERS: Final = {
     "plain": ("nnunetv2.experiment_planning.experiment_planners.default_experiment_planner", "ExperimentPlanner"),
@@ -207,21 +207,16 @@ class PlannedNetwork(nn.Module):
     def __init__(self, network: nn.Module, deep_supervision: bool) -> None:
         super().__init__()
         self.network = network
-        self.deep_supervision = deep_supervision
+        # Never switched: Lightning sets `training` after a validation without calling `train`.
+        cast(Any, network).decoder.deep_supervision = deep_supervision
         if not deep_supervision:
             # Heads that give nothing: several processes would wait for their gradients.
             cast(Any, network).decoder.seg_layers[:-1].requires_grad_(False)
-        self.train(self.training)
-
-    def train(self, mode: bool = True) -> "PlannedNetwork":
-        """Switch modes, and the decoder's further outputs with them."""
-        super().train(mode)
-        cast(Any, self.network).decoder.deep_supervision = self.deep_supervision and mode
-        return self
 
     def forward(self, images: Tensor) -> Tensor | list[Tensor]:
         """Logits (B, K, X, Y, Z) of images (B, C, X, Y, Z); in training a list of them, each resolution coarser."""
-        return cast(Tensor | list[Tensor], self.network(images))
+        outputs: Tensor | list[Tensor] = self.network(images)
+        return outputs if self.training or isinstance(outputs, Tensor) else outputs[0]
 
 
 def planned_network(
@@ -338,7 +333,12 @@ class Augmentation:
         return self._transforms(size)[1]
 
     def __call__(
-        self, image: NDArray[np.float32], labels: NDArray[np.uint8], size: Size, rng: np.random.Generator
+        self,
+        image: NDArray[np.float32],
+        labels: NDArray[np.uint8],
+        size: Size,
+        rng: np.random.Generator,
+        spacing_mm: Spacing = CUBES,
     ) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
         """Augment one patch.
 
@@ -347,6 +347,7 @@ class Augmentation:
             labels: (X, Y, Z) class indices, the same voxels.
             size: of the result.
             rng: two numbers are drawn from it.
+            spacing_mm: not looked at: nnU-Net turns patches that are much flatter than wide in their plane alone.
         """
         transforms, _ = self._transforms(size)
         # Copies: its transforms write into what they are given.

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 import torch
-from monai.losses.dice import DiceCELoss, DiceFocalLoss
+from monai.losses.dice import DiceCELoss, DiceLoss
 from monai.losses.tversky import TverskyLoss
 from torch import Tensor, nn
 
@@ -100,6 +100,25 @@ def dice_cross_entropy(
     return LabelMapLoss([term], [1.0], drop_coarsest)
 
 
+class Focal(nn.Module):
+    """Cross-entropy times (1 - p)^gamma, p the true class's probability (Lin et al. 2017): a sure voxel weighs little.
+
+    MONAI's focal loss beside a softmax is of sigmoids, which know nothing of the background.
+
+    Args:
+        gamma: 0 is cross-entropy.
+    """
+
+    def __init__(self, gamma: float) -> None:
+        super().__init__()
+        self.gamma = gamma
+
+    def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Mean over voxels of logits (B, K, …) and labels (B, 1, …)."""
+        log_p = logits.log_softmax(dim=1).gather(1, labels)
+        return -((1 - log_p.exp()) ** self.gamma * log_p).mean()
+
+
 def dice_focal(
     dice: float = 1.0,
     focal: float = 1.0,
@@ -108,17 +127,9 @@ def dice_focal(
     include_background: bool = False,
     drop_coarsest: bool = False,
 ) -> LabelMapLoss:
-    """Dice plus the focal loss (Lin et al. 2017), which weighs a voxel down as it gets sure; settings as above."""
-    term = DiceFocalLoss(
-        include_background=include_background,
-        to_onehot_y=True,
-        softmax=True,
-        batch=batch_dice,
-        gamma=gamma,
-        lambda_dice=dice,
-        lambda_focal=focal,
-    )
-    return LabelMapLoss([term], [1.0], drop_coarsest)
+    """Dice plus the focal loss of the softmax, the background's voxels included; settings as above."""
+    overlap = DiceLoss(include_background=include_background, to_onehot_y=True, softmax=True, batch=batch_dice)
+    return LabelMapLoss([overlap, Focal(gamma)], [dice, focal], drop_coarsest)
 
 
 def tversky_cross_entropy(

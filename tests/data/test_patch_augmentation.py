@@ -96,6 +96,22 @@ def test_a_draw_reads_less_and_gives_the_same(size: tuple[int, int, int]) -> Non
         assert (sparing[1] != alike[1]).mean() < 1e-3
 
 
+@pytest.mark.parametrize("spacing", [(3.0, 1.0, 1.0), (0.4, 0.4, 3.0), (1.0, 2.0, 0.5)])
+def test_bones_are_turned_and_not_grids(spacing: tuple[float, float, float]) -> None:
+    """In mm the map is a rotation and a zoom whatever the voxels are, and enough is read for it."""
+    augmentation, mm = replace(TURNS, spatial=1.0), np.array(spacing)
+    for seed in range(5):
+        matrix, _ = augmentation._geometry(np.random.default_rng(seed), spacing)
+        assert matrix is not None
+        stretched = np.linalg.svd(np.diag(mm) @ matrix @ np.diag(1 / mm))[1]
+        np.testing.assert_allclose(stretched, stretched[0])
+        read = augmentation.drawn_size((9, 12, 7), np.random.default_rng(seed), spacing)
+        ones = np.ones(read, np.float32), np.ones(read, np.uint8)
+        image, labels = augmentation(*ones, (9, 12, 7), np.random.default_rng(seed), spacing)
+        np.testing.assert_allclose(image, 1, atol=1e-5)
+        assert labels.all()
+
+
 def test_too_little_read_is_an_error() -> None:
     with pytest.raises(ValueError, match="read_size"):
         warp(np.zeros((20, 20, 20), np.float32), rotation_matrix(np.array([0.0, 0, 30])), (20, 20, 20))

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from spineseg.data.datamodules import PatchDataModule
 from spineseg.data.normalization import Normalization
 from spineseg.data.patch_augmentation import VolumeAugmentation
-from spineseg.data.patches import POSITIONS, PatchBatch, PatchDataset, class_indices, collate_patches
+from spineseg.data.patches import CUBES, POSITIONS, PatchBatch, PatchDataset, Spacing, class_indices, collate_patches
 from spineseg.data.sources.folder import Folder
 from spineseg.data.store import StoredCase, build_case, open_store
 from spineseg.errors import ConfigError
@@ -66,6 +66,7 @@ class Wide:
         labels: NDArray[np.uint8],
         size: tuple[int, int, int],
         rng: np.random.Generator,
+        spacing_mm: Spacing = CUBES,
     ) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
         inner = tuple(slice((n - side) // 2, (n - side) // 2 + side) for n, side in zip(image.shape, size, strict=True))
         return image[inner], labels[inner]

@@ -172,6 +172,20 @@ def test_network_is_theirs_with_the_axes_turned(planned: Any, tmp_path: Path) ->
         assert torch.equal(again.eval()(image), alone)
 
 
+def test_deep_supervision_lasts_through_validations(planned: Any) -> None:
+    """Lightning puts ``training`` back after a validation without calling ``train``."""
+    settings = small(planned[0])
+    net = planned_network(1, 4, settings.architecture)
+    image = torch.randn(1, 1, *settings.patch_size)
+    with torch.no_grad():
+        assert isinstance(net.eval()(image), torch.Tensor)
+        for module in net.modules():
+            module.training = True
+        outputs = net(image)
+        assert isinstance(outputs, list) and len(outputs) > 1
+        assert isinstance(planned_network(1, 4, settings.architecture, deep_supervision=False)(image), torch.Tensor)
+
+
 def test_their_predictor_loads_what_is_exported(planned: Any, tmp_path: Path) -> None:
     from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 

@@ -75,6 +75,21 @@ def test_half_tversky_is_dice_and_focal_of_nothing_is_less() -> None:
     assert 0 < float(dice_focal()(outputs, target)) < expected
 
 
+def test_focal_loss_is_of_the_softmax() -> None:
+    """Without focus it is cross-entropy; what leaves the softmax as it is leaves it too; where all is right it is 0."""
+    logits, labels = example(5)
+    outputs, target = torch.from_numpy(logits).float(), torch.from_numpy(labels[:, None]).long()
+    expected = nn.functional.cross_entropy(outputs, target[:, 0])
+    torch.testing.assert_close(dice_focal(dice=0, gamma=0)(outputs, target), expected)
+    focal = dice_focal(dice=0)
+    torch.testing.assert_close(focal(outputs + 5, target), focal(outputs, target), rtol=1e-4, atol=1e-6)
+    background = outputs.clone()
+    background[:, 0] += 7
+    assert float(focal(background, target)) != pytest.approx(float(focal(outputs, target)), rel=0.1)
+    certain = 40 * nn.functional.one_hot(target[:, 0], outputs.shape[1]).movedim(-1, 1).float()
+    assert float(focal(certain, target)) == pytest.approx(0, abs=1e-6)
+
+
 def test_autocast_changes_nothing() -> None:
     logits, labels = example(4)
     outputs, target = torch.from_numpy(logits).to(torch.bfloat16), torch.from_numpy(labels[:, None])
