@@ -13,6 +13,7 @@ import pydicom
 from pydicom.errors import InvalidDicomError
 
 from spineseg.data.archives import zip_members
+from spineseg.data.files import below
 from spineseg.errors import DataError
 from spineseg.volumes import is_volume
 
@@ -70,7 +71,7 @@ def dicom_files(where: Path) -> list[DicomFile]:
         DataError: a zip with ``..``, absolute names, links or encrypted files, or one that is a bomb.
     """
     if where.is_dir():
-        paths = (p for p in sorted(where.rglob("*")) if p.is_file() and not p.name.startswith("."))
+        paths = (p for p in sorted(below(where)) if p.is_file() and not p.name.startswith("."))
         return [DicomFile(path) for path in paths if is_dicom(path)]
     members = zip_members(where, max_bytes=MAX_ZIP_BYTES)
     for member in members:

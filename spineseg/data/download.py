@@ -75,7 +75,7 @@ def fetch_kaggle(slug: str, root: Path) -> None:
     Raises:
         DataError: no kagglehub, no token, no connection, or ``root`` is a folder with files.
     """
-    if root.is_symlink() or (root.is_dir() and any(root.iterdir())):
+    if root.is_dir() and any(root.iterdir()):
         return
     try:
         import kagglehub
@@ -88,7 +88,9 @@ def fetch_kaggle(slug: str, root: Path) -> None:
             f"{slug} could not be downloaded ({_line(error)}); it needs your Kaggle token (kaggle.com, Settings, API) "
             f"and a connection. Or download it by hand and unpack it in {root}"
         ) from error
-    if root.is_dir():
+    if root.is_symlink():  # to a cache that was emptied
+        root.unlink()
+    elif root.is_dir():
         root.rmdir()
     root.parent.mkdir(parents=True, exist_ok=True)
     root.symlink_to(path.absolute(), target_is_directory=True)

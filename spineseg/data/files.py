@@ -70,6 +70,19 @@ def sha256_of_file(path: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
+def below(folder: Path) -> Iterator[Path]:
+    """Every file in a folder and below, linked folders too, each folder once; nothing where there is no folder."""
+    seen: set[Path] = set()
+    for place, folders, names in os.walk(folder, followlinks=True):
+        real = Path(place).resolve()
+        if real in seen:  # a link to a folder that it lies in, or a second one
+            folders.clear()
+            continue
+        seen.add(real)
+        folders.sort()
+        yield from (Path(place, name) for name in sorted(names))
+
+
 def link_or_copy(source: Path, target: Path) -> None:
     """Give a file that nobody changes a second name; copy it where the file system has no hard links."""
     try:

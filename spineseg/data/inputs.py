@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Final, TypedDict
 
 from spineseg.data.cases import Case
+from spineseg.data.files import below
 from spineseg.data.prepared import read_prepared
 from spineseg.data.scans import Scan, read_scan, read_series
 from spineseg.data.sources.base import Source
@@ -86,9 +87,9 @@ def _read_prepared(source: Source, case: Case, memory_limit_gb: float | None) ->
 
 def _volumes(folder: Path, slices: Container[Path]) -> dict[str, Path]:
     """The volumes below a folder by case id, without masks, predictions, and those in the folders ``slices``."""
-    below = list(folder.rglob("*"))
-    predicted = {path.parent for path in below if path.name == FOLDER_FILE and _is_predictions(path)}
-    every = [path for path in below if is_volume(path) and not path.name.startswith(".")]
+    files = list(below(folder))
+    predicted = {path.parent for path in files if path.name == FOLDER_FILE and _is_predictions(path)}
+    every = [path for path in files if is_volume(path) and not path.name.startswith(".")]
     ours = sorted(path for path in every if not predicted.isdisjoint(path.parents))
     every = sorted(set(every) - set(ours))
     masks = sorted(path for path in every if _is_mask(path))

@@ -61,10 +61,8 @@ def prepare_source(
     Raises:
         DataError: the set is not there; or the audit's fatal findings, all of them; or nothing can be written.
     """
-    if source.download:
-        source.fetch()
-    raws = source.cases()
     with _working(source, prepared_root):
+        raws = _cases(source)
         folder = _Preparation(source, raws, prepared_root, spacing_mm, split_seed, resampling).run(workers)
         if export is not None:
             from spineseg.data.exports import export_prepared
@@ -84,10 +82,8 @@ def audit_source(source: Source, *, prepared_root: Path, workers: int | None = N
     Raises:
         DataError: the set is not there, or nothing can be written.
     """
-    if source.download:
-        source.fetch()
-    raws = source.cases()
     with _working(source, prepared_root):
+        raws = _cases(source)
         return _Preparation(source, raws, prepared_root, as_spacing(None), 0, "linear").audit(workers)
 
 
@@ -105,6 +101,13 @@ def _working(source: Source, prepared_root: Path) -> Iterator[None]:
                 "paths.prepared to a folder that you may write to"
             ) from error
         raise
+
+
+def _cases(source: Source) -> list[RawCase]:
+    """The cases, downloaded first where that is asked for."""
+    if source.download:
+        source.fetch()
+    return source.cases()
 
 
 class _Preparation:
@@ -195,9 +198,15 @@ class _Preparation:
             write_record(self.work / "records", record)
 
     def _final(self) -> Path:
-        """Folder of this content: hash over settings, split seed, audit, exclusions and what each case's files hold."""
+        """Folder of this content: hash over settings, split seed, audit, exclusions and what each case's files hold.
+
+        The grid is of the header, which the hashes of the voxels know nothing of.
+        """
         listing = [
-            [case.id, case.subject, str(case.image), str(case.label), case.image_sha256, case.label_sha256]
+            [
+                *(case.id, case.subject, str(case.image), str(case.label), case.image_sha256, case.label_sha256),
+                *(case.shape, case.spacing_mm, case.orientation),
+            ]
             for case in (self.records[raw.id].report.case for raw in self.raws)
             if case is not None
         ]
@@ -218,6 +227,9 @@ class _Preparation:
         cases = [report.case for report in reports if report.case is not None]
         records = [self.records[report.id] for report in reports]
         if folder in self.siblings:
+            described = folder / "source.json"
+            if json.loads(described.read_text(encoding="utf-8")) != json.loads(json.dumps(self._described())):
+                write_json(described, self._described())  # the same files, moved
             if (self.work / "store").is_dir():
                 _merge(self.work / "store", folder / "store")
             if self.work.is_dir():
@@ -274,10 +286,10 @@ def _sweep(store: Path) -> None:
 
 
 def _merge(source: Path, target: Path) -> None:
-    """Move stored cases that are not there yet."""
+    """Move stored cases that are not there yet, or are there from before."""
     for case in source.glob("*/*"):
         place = target / case.parent.name / case.name
-        if stored_key(place) is None and stored_key(case) is not None:
+        if stored_key(case) not in (None, stored_key(place)):
             shutil.rmtree(place, ignore_errors=True)
             place.parent.mkdir(parents=True, exist_ok=True)
             case.rename(place)

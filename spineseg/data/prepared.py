@@ -65,10 +65,21 @@ class Prepared:
             split = overfit_split(overfit, self.cases)
         elif split_file is not None:
             split = read_split_file(Path(split_file), self.cases, self.exclusions.cases)
+            self._check_labelled(split, split_file)
         else:
             split = self.splits.fold(fold)
             check_leakage(split, self.cases)
         return split if train_subjects is None else fewer_subjects(split, train_subjects, self.cases, self.splits.seed)
+
+    def _check_labelled(self, split: Split, split_file: str) -> None:
+        """Refuse scans without a mask, which would be taken for scans without a vertebra."""
+        if self.source["labels"] != "levels":
+            return  # of pictures without a row of labels, that is so
+        named = {*split.train, *split.val, *split.test}
+        if bare := sorted(case.id for case in self.cases if case.id in named and case.label is None):
+            raise DataError(
+                f"{split_file}: no mask: {', '.join(bare)}; take them out of the split, or bring their masks"
+            )
 
     def open_source(self) -> Source:
         """Make the source again, to read native images and masks."""

@@ -282,10 +282,8 @@ def _label_facts(label: NDArray[np.uint8]) -> dict[str, Any]:
 
 
 def _write_array(path: Path, array: NDArray[Any]) -> None:
-    blosc2.asarray(
+    packed = blosc2.asarray(
         np.ascontiguousarray(array),
-        urlpath=str(path),
-        mode="w",
         chunks=tuple(min(c, n) for c, n in zip(CHUNKS, array.shape, strict=True)),
         blocks=tuple(min(b, n) for b, n in zip(BLOCKS, array.shape, strict=True)),
         cparams=blosc2.CParams(
@@ -297,6 +295,8 @@ def _write_array(path: Path, array: NDArray[Any]) -> None:
         ),
         dparams=blosc2.DParams(nthreads=1),
     )
+    # Written by Python, whose error says when the disk is full; blosc2's names no reason.
+    path.write_bytes(packed.to_cframe())
 
 
 def _open_array(path: Path) -> Any:

@@ -120,6 +120,12 @@ def test_kaggle_is_linked_and_its_failure_names_the_token(tmp_path: Path, monkey
         fetch_kaggle("a/b", tmp_path / "kaggle")
     assert calls == ["a/b"] and (tmp_path / "kaggle" / "volumes").is_dir()
 
+    (tmp_path / "cache" / "volumes").rmdir()  # a cluster empties caches, or removes them
+    fetch_kaggle("a/b", tmp_path / "kaggle")
+    (tmp_path / "cache").rmdir()
+    fetch_kaggle("a/b", tmp_path / "kaggle")
+    assert calls == ["a/b"] * 3 and (tmp_path / "kaggle").is_symlink()
+
     def refuse(slug: str) -> str:
         raise RuntimeError("401\nlong text")
 

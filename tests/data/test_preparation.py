@@ -15,8 +15,9 @@ from spineseg.data.prepared import Prepared, read_prepared
 from spineseg.data.proposal import propose
 from spineseg.data.sources.csi2014 import CSI2014
 from spineseg.data.sources.folder import Folder
-from spineseg.data.store import open_store, stored_key
+from spineseg.data.store import _write_array, open_store, stored_key
 from spineseg.errors import DataError, FormatError
+from spineseg.geometry import Volume
 from spineseg.volumes import read_volume, write_volume
 
 NATIVE = (None, None, None)
@@ -117,6 +118,53 @@ def test_touched_files_of_the_same_content_give_the_same_folder(
     reads.clear()
     assert prepare(source) == folder and reads == []
     assert not list(folder.parent.glob("*.partial"))
+
+
+def test_a_corrected_header_is_prepared_anew(make_folder: Callable[..., Path], prepare: Prepare) -> None:
+    """The voxels are the same, but they lie elsewhere: neither the listing nor the store is what it was."""
+    source = Folder(make_folder(2))
+    before = prepare(source, spacing_mm=(None, 1.0, 1.0))
+    for name in ("ct.nii.gz", "vertebrae.nii.gz"):
+        volume = read_volume(source.root / "s0" / name)
+        finer = volume.affine @ np.diag([0.5, 0.5, 0.5, 1])
+        write_volume(source.root / "s0" / name, Volume(volume.array, finer))
+    after = prepare(source, spacing_mm=(None, 1.0, 1.0))
+    assert after != before
+    was, found = (read_prepared(folder).case("s0").spacing_mm for folder in (before, after))
+    assert found == pytest.approx([side / 2 for side in was])
+    stored = open_store(after / "store" / "native_1_1", ["s0"])["s0"]
+    assert stored.shape[1:] != open_store(before / "store" / "native_1_1", ["s0"])["s0"].shape[1:]
+    assert prepare(source, spacing_mm=(None, 1.0, 1.0)) == after
+
+
+def test_a_moved_set_is_opened_where_it_lies_now(make_folder: Callable[..., Path], prepare: Prepare) -> None:
+    source = Folder(make_folder(2))
+    folder = prepare(source)
+    moved = source.root.rename(source.root.with_name("elsewhere"))
+    assert prepare(Folder(moved)) == folder
+    prepared = read_prepared(folder)
+    assert prepared.open_source().read_image(prepared.cases[0]).array.size
+
+
+def test_scans_without_a_mask_are_refused_in_a_split_file(make_folder: Callable[..., Path], prepare: Prepare) -> None:
+    """They would be trained on as scans without a vertebra."""
+    root = make_folder(3)
+    (root / "s1" / "vertebrae.nii.gz").unlink()
+    prepared = read_prepared(prepare(Folder(root)))
+    (root / "split.json").write_text('{"train": ["s0", "s1"], "val": ["s2"]}')
+    with pytest.raises(DataError, match=r"no mask: s1"):
+        prepared.split(fold=0, split_file=str(root / "split.json"))
+    (root / "split.json").write_text('{"train": ["s0"], "val": ["s2"]}')
+    assert prepared.split(fold=0, split_file=str(root / "split.json")).train == ("s0",)
+
+
+def test_a_full_disk_is_said_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(path: Path, content: bytes) -> int:
+        raise OSError(28, "No space left on device", str(path))
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(OSError, match=r"No space left on device.*image\.b2nd"):
+        _write_array(tmp_path / "image.b2nd", np.zeros((2, 3, 4), np.int16))
 
 
 def test_second_spacing_joins_the_folder(make_folder: Callable[..., Path], prepare: Prepare, reads: list[str]) -> None:

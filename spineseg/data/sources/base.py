@@ -1,7 +1,8 @@
 """What every source can do: list cases, read an image in HU and a mask in canonical level ids on the image's grid."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from difflib import get_close_matches
 from pathlib import Path
 from typing import ClassVar, Final, Literal, cast
 
@@ -10,6 +11,7 @@ from numpy.typing import NDArray
 
 from spineseg.data.cases import Case, RawCase
 from spineseg.data.exclusions import PROPOSE, Exclusion, Exclusions, read_exclusions
+from spineseg.data.files import below
 from spineseg.data.splits import SplitRule
 from spineseg.errors import ConfigError, DataError
 from spineseg.geometry import Array, Grid, Volume, canonical, canonical_grid, restore
@@ -91,10 +93,25 @@ class Source(ABC):
         unknown = sorted(excluded - {case.id for case in found})
         if found and unknown:
             raise ConfigError(f"data.source.exclude names no case of {self.root}: {', '.join(unknown)}")
+        for key, named in self._by_case().items():
+            known = self._known_ids(found)
+            if known and (strange := sorted(set(named) - known)):
+                like = get_close_matches(strange[0], sorted(known), n=1, cutoff=0.0)[0]
+                raise ConfigError(
+                    f"data.source.{key} names no case of {self.root}: {', '.join(strange)}; did you mean '{like}'?"
+                )
         kept = [case for case in found if case.id not in excluded]
         if not kept:
             raise DataError(self._missing())
         return kept
+
+    def _by_case(self) -> dict[str, Mapping[str, object]]:
+        """Settings of single cases by key, each by case id."""
+        return {}
+
+    def _known_ids(self, found: Sequence[RawCase]) -> set[str]:
+        """Ids that a setting may name: of the cases, whether they are taken or not."""
+        return {case.id for case in found}
 
     def subjects(self) -> tuple[str, ...]:
         """All subjects of the data set, excluded ones too: what the rank rule of splits ranks."""
@@ -247,8 +264,22 @@ def _excluded(exclude: Sequence[str] | str) -> Exclusions:
     return read_exclusions(Path(exclude))
 
 
+def by_name(paths: Iterable[Path], name: Callable[[Path], str]) -> dict[str, Path]:
+    """Files by a name that each has for itself.
+
+    Raises:
+        DataError: two of one name.
+    """
+    found: dict[str, Path] = {}
+    for path in paths:
+        if (other := found.setdefault(name(path), path)) != path:
+            raise DataError(
+                f"{path}: a second file of '{name(path)}' beside {other}; rename or remove one of them, or list cases "
+                "with ids of their own (data/source=folder data.source.pairs=<csv>)"
+            )
+    return found
+
+
 def volumes_in(folder: Path) -> Iterable[Path]:
     """Volume files in a folder and below, sorted; unfinished files (leading dot) left out."""
-    if not folder.is_dir():
-        return []
-    return sorted(path for path in folder.rglob("*") if is_volume(path) and not path.name.startswith("."))
+    return sorted(path for path in below(folder) if is_volume(path) and not path.name.startswith("."))

@@ -75,6 +75,9 @@ class CSI2014(Source):
         """What the reading of a file depends on."""
         return self._fixed(anchor=self.anchor, anchors=self.anchors, larger=self.larger, label_style=self.label_style)
 
+    def _by_case(self) -> dict[str, Mapping[str, object]]:
+        return {"anchors": self.anchors}
+
     def subjects(self) -> tuple[str, ...]:
         """The ten subjects, be they on disk or not (ranks must not move with an absent file), and further ones."""
         found = super().subjects()

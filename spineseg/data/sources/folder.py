@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spineseg.data.cases import RawCase
-from spineseg.data.sources.base import AnyCase, Edge, Source, volumes_in
+from spineseg.data.sources.base import AnyCase, Edge, Source, by_name, volumes_in
 from spineseg.errors import ConfigError, DataError
 from spineseg.geometry import Array
 from spineseg.vertebrae import SACRUM, T13, convention, relabel
@@ -76,11 +76,18 @@ class Folder(Source):
         return self._fixed(convention=self.convention, conventions=self.conventions, name=self.name)
 
     def _find(self) -> list[RawCase]:
+        return [case for case in self._all() if any(fnmatch(case.id, pattern) for pattern in self.include)]
+
+    def _all(self) -> list[RawCase]:
         if self.pairs is not None:
-            found = self._from_table(self.pairs)
-        else:
-            found = self._subfolders() or self._folder_pairs() or self._side_by_side()
-        return [case for case in found if any(fnmatch(case.id, pattern) for pattern in self.include)]
+            return self._from_table(self.pairs)
+        return self._subfolders() or self._folder_pairs() or self._side_by_side()
+
+    def _by_case(self) -> dict[str, Mapping[str, object]]:
+        return {"conventions": self.conventions}
+
+    def _known_ids(self, found: Sequence[RawCase]) -> set[str]:
+        return {case.id for case in self._all()}
 
     def _case(self, case_id: str, image: Path, label: Path | None) -> RawCase:
         relative = None if label is None else label.relative_to(self.root)
@@ -89,7 +96,9 @@ class Folder(Source):
     def _subfolders(self) -> list[RawCase]:
         cases = []
         for folder in sorted(p for p in self.root.iterdir() if p.is_dir()) if self.root.is_dir() else []:
-            files = {stem(path).lower(): path for path in volumes_in(folder) if path.parent == folder}
+            files = by_name(
+                (path for path in volumes_in(folder) if path.parent == folder), lambda path: stem(path).lower()
+            )
             image = next((files[name] for name in IMAGE_NAMES if name in files), None)
             label = next((files[name] for name in MASK_NAMES if name in files), None)
             if image is not None or label is not None:
@@ -99,8 +108,8 @@ class Folder(Source):
 
     def _folder_pairs(self) -> list[RawCase]:
         for image_folder, mask_folder in FOLDER_PAIRS:
-            images = {stem(p).removesuffix("_0000"): p for p in volumes_in(self.root / image_folder)}
-            masks = {stem(p): p for p in volumes_in(self.root / mask_folder)}
+            images = by_name(volumes_in(self.root / image_folder), lambda path: stem(path).removesuffix("_0000"))
+            masks = by_name(volumes_in(self.root / mask_folder), stem)
             names = sorted(images.keys() | masks.keys())
             if names:
                 expected = self.root / image_folder
@@ -108,7 +117,7 @@ class Folder(Source):
         return []
 
     def _side_by_side(self) -> list[RawCase]:
-        files = {stem(p): p for p in volumes_in(self.root) if p.parent == self.root}
+        files = by_name((path for path in volumes_in(self.root) if path.parent == self.root), stem)
         masks: dict[str, Path] = {}
         for name, path in files.items():
             suffix = next((s for s in MASK_SUFFIXES if name.endswith(s)), None)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import ClassVar, Final
 
 from spineseg.data.cases import RawCase
-from spineseg.data.sources.base import Edge, Source, volumes_in
+from spineseg.data.sources.base import Edge, Source, by_name, volumes_in
 from spineseg.vertebrae import SACRUM
 from spineseg.volumes import stem
 
@@ -68,7 +68,8 @@ class Kaggle(Source):
         return cases
 
     def _numbered(self, folder: Path) -> dict[str, Path]:
-        return {stem(p): p.relative_to(self.root) for p in volumes_in(folder) if _NAME.fullmatch(stem(p))}
+        files = by_name((path for path in volumes_in(folder) if _NAME.fullmatch(stem(path))), stem)
+        return {name: path.relative_to(self.root) for name, path in files.items()}
 
     def _missing(self) -> str:
         return (

@@ -16,6 +16,7 @@ from PIL import Image
 
 from spineseg.data.archives import read_member, zip_members
 from spineseg.data.cases import RawCase
+from spineseg.data.files import below
 from spineseg.data.polygons import rasterise, read_rows
 from spineseg.data.sources.base import AnyCase, Source
 from spineseg.errors import ConfigError, DataError
@@ -137,9 +138,7 @@ class YoloExport(Source):
         """All files, relative to the root, sorted."""
         if self._zipped:
             return sorted(Path(PurePosixPath(m.filename)) for m in zip_members(self.root, max_bytes=MAX_ZIP_BYTES))
-        return (
-            sorted(p.relative_to(self.root) for p in self.root.rglob("*") if p.is_file()) if self.root.is_dir() else []
-        )
+        return sorted(path.relative_to(self.root) for path in below(self.root))
 
     def _bytes(self, path: Path) -> bytes:
         try:

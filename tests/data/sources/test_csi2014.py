@@ -60,6 +60,13 @@ def test_lowest_label_can_be_the_anchor_and_a_case_can_have_its_own(make_csi: Ca
     assert np.unique(own.read_labels(own.cases()[0]).array).tolist() == [0, *range(9, 24)]
 
 
+def test_an_anchor_of_no_case_is_refused(make_csi: Callable[..., Path]) -> None:
+    """The default would be taken in its place, and every name of the case be one off."""
+    source = CSI2014(make_csi(2), anchors={"case02": {"label": 100, "level": "L4"}})
+    with pytest.raises(ConfigError, match=r"data\.source\.anchors names no case of .*: case02; did you mean 'case2'"):
+        source.cases()
+
+
 def test_hundreds_that_run_the_other_way_are_caught_by_world_z(make_csi: Callable[..., Path]) -> None:
     root = make_csi(1)
     path = root / "case1_label.mhd"

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from spineseg.data.audit import examine
+from spineseg.data.sources.base import volumes_in
 from spineseg.data.sources.folder import Folder
 from spineseg.data.sources.verse import Verse
 from spineseg.errors import ConfigError, DataError
@@ -45,6 +46,36 @@ def test_pairs_by_name(tmp_path: Path, make_spine: Spine, image: str, label: str
     for number, case in enumerate(cases):
         np.testing.assert_array_equal(source.read_image(case).array, make_spine(seed=number)[0].array)
         np.testing.assert_array_equal(source.read_labels(case).array, make_spine(seed=number)[1].array)
+
+
+@pytest.mark.parametrize(
+    "names",
+    [("images/a/scan.nii.gz", "images/b/scan.nii.gz"), ("scan.nii", "scan.nii.gz"), ("s/ct.nii", "s/CT.nii.gz")],
+)
+def test_two_files_of_one_name_are_refused(tmp_path: Path, make_spine: Spine, names: tuple[str, str]) -> None:
+    for name in names:
+        write_volume(tmp_path / name, make_spine()[0])
+    with pytest.raises(DataError, match=r"a second file of '(scan|ct)' beside .*rename or remove"):
+        Folder(tmp_path).cases()
+
+
+def test_linked_folders_are_entered_once(make_folder: Callable[..., Path], tmp_path: Path) -> None:
+    root, elsewhere = make_folder(1), make_folder(2, root=tmp_path / "elsewhere")
+    (root / "more").symlink_to(elsewhere / "s1", target_is_directory=True)
+    (root / "round").symlink_to(root, target_is_directory=True)
+    assert [case.id for case in Folder(root).cases()] == ["more", "s0"]
+    (tmp_path / "sub-verse010").mkdir()
+    verse = tmp_path / "verse"
+    verse.mkdir()
+    (verse / "v19").symlink_to(root, target_is_directory=True)
+    assert sorted(path.name for path in volumes_in(verse)) == ["ct.nii.gz"] * 2 + ["vertebrae.nii.gz"] * 2
+
+
+def test_a_convention_of_no_case_is_refused(make_folder: Callable[..., Path]) -> None:
+    root = make_folder(2)
+    with pytest.raises(ConfigError, match=r"data\.source\.conventions names no case of .*: S1; did you mean 's1'"):
+        Folder(root, conventions={"S1": "kaggle"}).cases()
+    assert len(Folder(root, conventions={"s1": "kaggle"}, include=["s0"]).cases()) == 1
 
 
 def test_table_with_subjects_and_conventions(tmp_path: Path, make_spine: Spine) -> None:
