@@ -1,6 +1,7 @@
 """For one plan, one set of weights and one batch: the same loss, logits and labels; checkpoints both ways."""
 
 import contextlib
+import functools
 import io
 from pathlib import Path
 from types import SimpleNamespace
@@ -98,6 +99,8 @@ def _training(settings: PlannedSettings, net: Any, theirs: Any, module: PatchDat
 
 def _prediction(settings: PlannedSettings, net: Any, predictor: Any, module: PatchDataModule) -> dict[str, Any]:
     """A whole case, stitched by both."""
+    from nnunetv2.inference import predict_from_raw_data, sliding_window_prediction
+
     image = module.val_dataset()[0]["image"].numpy()
     # Narrower than a window, nnU-Net would add zeros and ours air: both are given the air.
     room = [(0, max(0, side - n)) for n, side in zip(image.shape, settings.patch_size, strict=True)]
@@ -115,8 +118,12 @@ def _prediction(settings: PlannedSettings, net: Any, predictor: Any, module: Pat
     given = torch.from_numpy(module.normalization(image).transpose(settings.axes)[None].copy())
     back = (0, *(1 + axis for axis in np.argsort(settings.axes)))
     theirs = predictor.predict_logits_from_preprocessed_data(given).float().permute(back)
-    # The same with its sums in single precision: what is left is not its half precision.
-    with mock.patch.object(torch, "half", torch.float32):
+    # The same with its sums and weights in single precision: what is left is not its half precision.
+    single = functools.partial(sliding_window_prediction.compute_gaussian, dtype=torch.float32)
+    with (
+        mock.patch.object(torch, "half", torch.float32),
+        mock.patch.object(predict_from_raw_data, "compute_gaussian", single),
+    ):
         exact = predictor.predict_logits_from_preprocessed_data(given).float().permute(back)
     weight = _their_weight(predictor, given.shape[1:]).permute(*np.argsort(settings.axes).tolist())
     # Half precision holds weights down to 6e-5 with all its digits; what is below lies at the scan's borders.
