@@ -237,6 +237,10 @@ def test_a_resumed_run_keeps_its_configuration(trained: Path) -> None:
     given = OmegaConf.create({"trainer": {"accelerator": "gpu", "max_epochs": 9}, "data": {"workers": 4}})
     changed = resumed_config(kept, given, ["resume=x", "trainer=gpu"])
     assert changed.trainer.accelerator == "gpu" and changed.trainer.max_epochs == 2 and changed.data.workers == 0
+    # A number depends on the precision: another machine's preset leaves it.
+    kept.trainer.precision, given.trainer.precision = "32-true", "auto"
+    assert resumed_config(kept, given, ["trainer=gpu"]).trainer.precision == "32-true"
+    assert resumed_config(kept, given, ["trainer=gpu", "trainer.precision=auto"]).trainer.precision == "auto"
     with pytest.raises(ConfigError, match=r"optim\.lr0=1"):
         resumed_config(kept, given, ["resume=x", "optim.lr0=1"])
 

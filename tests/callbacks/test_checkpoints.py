@@ -16,10 +16,12 @@ from spineseg.callbacks.checkpoints import Checkpoints
 from spineseg.callbacks.ema import EMA
 from spineseg.callbacks.throughput import Throughput
 from spineseg.checkpoints import COSTS, differences, read_checkpoint, seal_path, steps_done
+from spineseg.config import build, compose
 from spineseg.data.sampling import DrawSampler
 from spineseg.errors import ConfigError, DataError
 from spineseg.loggers.table import TableLogger, read_table
 from spineseg.progress import position
+from spineseg.targets import plain
 
 
 @pytest.mark.parametrize(
@@ -74,6 +76,13 @@ def test_best_is_remembered_by_a_resumed_run(fit: Any, tiny: Any, tmp_path: Path
 def test_monitor_that_is_never_logged_is_an_error(fit: Any, tiny: Any) -> None:
     with pytest.raises(ConfigError, match=r"checkpoints\.monitor=val/scroe: never logged; logged were: .*val/loss"):
         fit(tiny(), [Checkpoints("val/scroe")])
+
+
+@pytest.mark.parametrize("monitor", [None, "val/nothing"])
+def test_early_stopping_lets_a_run_go_without_validation(fit: Any, tiny: Any, tmp_path: Path, monitor: Any) -> None:
+    node = {**plain(compose("train", ["+experiment=yolo_csi"]).callbacks)["early_stopping"], "monitor": monitor}
+    fit(tiny(), [build(node, EarlyStopping), Checkpoints(None)], max_epochs=3)
+    assert read_checkpoint(tmp_path / "checkpoints" / "last.ckpt")["epoch"] == 2
 
 
 def test_every_n_epochs_keeps_the_last_epoch(fit: Any, tiny: Any, tmp_path: Path) -> None:
