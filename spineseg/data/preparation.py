@@ -61,8 +61,7 @@ def prepare_source(
     Raises:
         DataError: the set is not there; or the audit's fatal findings, all of them; or nothing can be written.
     """
-    with _working(source, prepared_root):
-        raws = _cases(source)
+    with _working(source, prepared_root) as raws:
         folder = _Preparation(source, raws, prepared_root, spacing_mm, split_seed, resampling).run(workers)
         if export is not None:
             from spineseg.data.exports import export_prepared
@@ -82,18 +81,22 @@ def audit_source(source: Source, *, prepared_root: Path, workers: int | None = N
     Raises:
         DataError: the set is not there, or nothing can be written.
     """
-    with _working(source, prepared_root):
-        raws = _cases(source)
+    with _working(source, prepared_root) as raws:
         return _Preparation(source, raws, prepared_root, as_spacing(None), 0, "linear").audit(workers)
 
 
 @contextlib.contextmanager
-def _working(source: Source, prepared_root: Path) -> Iterator[None]:
-    """Hold the source's lock, and say what is to be done where nothing can be written."""
+def _working(source: Source, prepared_root: Path) -> Iterator[list[RawCase]]:
+    """Hold the source's lock and give its cases; say what is to be done where nothing can be written."""
+    # Before anything is made: a set that is not there leaves nothing behind.
+    raws = [] if source.download else source.cases()
     try:
         prepared_root.mkdir(parents=True, exist_ok=True)
         with locked(prepared_root / f".{source.name}.lock", "prepares this source"):
-            yield
+            if source.download:
+                source.fetch()
+                raws = source.cases()
+            yield raws
     except OSError as error:
         if error.errno in _UNWRITABLE:
             raise DataError(
@@ -101,13 +104,6 @@ def _working(source: Source, prepared_root: Path) -> Iterator[None]:
                 "paths.prepared to a folder that you may write to"
             ) from error
         raise
-
-
-def _cases(source: Source) -> list[RawCase]:
-    """The cases, downloaded first where that is asked for."""
-    if source.download:
-        source.fetch()
-    return source.cases()
 
 
 class _Preparation:

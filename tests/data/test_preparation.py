@@ -1,3 +1,4 @@
+import fcntl
 import hashlib
 import json
 import os
@@ -144,6 +145,23 @@ def test_a_moved_set_is_opened_where_it_lies_now(make_folder: Callable[..., Path
     assert prepare(Folder(moved)) == folder
     prepared = read_prepared(folder)
     assert prepared.open_source().read_image(prepared.cases[0]).array.size
+
+
+def test_a_download_holds_the_lock(
+    make_folder: Callable[..., Path], prepare: Prepare, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two jobs of a sweep that both begin with it would unpack into each other."""
+    source, held = Folder(make_folder(2)), list[bool]()
+    source.download = True
+
+    def fetch() -> None:
+        with (tmp_path / "prepared" / ".folder.lock").open() as lock, pytest.raises(BlockingIOError):
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        held.append(True)
+
+    monkeypatch.setattr(source, "fetch", fetch)
+    prepare(source)
+    assert held == [True]
 
 
 def test_scans_without_a_mask_are_refused_in_a_split_file(make_folder: Callable[..., Path], prepare: Prepare) -> None:
