@@ -75,7 +75,7 @@ def draw(rows: Sequence[dict[str, Any]], path: Path, *, simulated: bool) -> None
     axes.axhline(0, color="black", linewidth=0.5)
     axes.set_xticks(places, [row["run"] for row in rows], rotation=30, ha="right", fontsize=6)
     axes.set_ylabel("levels")
-    axes.legend(fontsize=7)
+    figure.legend(fontsize=7, loc="outside lower center")
     axes.set_title("SIMULATED scans" if simulated else "", fontsize=8)
     figure.savefig(path, dpi=200)
 
