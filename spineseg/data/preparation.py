@@ -15,7 +15,7 @@ from typing import Any, Final
 from spineseg.data.audit import AUDIT_RULES, Report, across_cases, refuse, write_audit
 from spineseg.data.building import Job, run_jobs, store_key
 from spineseg.data.cases import RawCase, write_cases
-from spineseg.data.files import locked, sha256_of_text, write_json
+from spineseg.data.files import locked, read_json, sha256_of_text, write_json
 from spineseg.data.prepared import SOURCE_FORMAT, read_prepared
 from spineseg.data.records import (
     Record,
@@ -28,7 +28,7 @@ from spineseg.data.records import (
 )
 from spineseg.data.sources import Source
 from spineseg.data.splits import make_splits, write_splits
-from spineseg.data.store import Resampling, adopt_case, as_spacing, spacing_key, stored_key
+from spineseg.data.store import PREPARE, Resampling, adopt_case, as_spacing, spacing_key, stored_key
 from spineseg.errors import DataError
 from spineseg.geometry import SpacingMm
 
@@ -223,9 +223,10 @@ class _Preparation:
         cases = [report.case for report in reports if report.case is not None]
         records = [self.records[report.id] for report in reports]
         if folder in self.siblings:
-            described = folder / "source.json"
-            if json.loads(described.read_text(encoding="utf-8")) != json.loads(json.dumps(self._described())):
-                write_json(described, self._described())  # the same files, moved
+            path, described = folder / "source.json", self._described()
+            # As JSON has it: tuples are lists there.
+            if read_json(path, SOURCE_FORMAT, PREPARE) != json.loads(json.dumps(described)):
+                write_json(path, described)  # the same files, moved
             if (self.work / "store").is_dir():
                 _merge(self.work / "store", folder / "store")
             if self.work.is_dir():

@@ -14,6 +14,7 @@ from typing import Final
 
 import numpy as np
 
+from spineseg.data.files import below
 from spineseg.errors import DataError
 from spineseg.geometry import Volume
 from spineseg.vertebrae import SACRUM, convention, level_id, relabel
@@ -58,7 +59,7 @@ def find_label_maps(root: Path, *, flat: bool = False) -> dict[str, LabelFile]:
     direct = _volumes(root)
     if flat:
         return _by_case((LabelFile(stem(path), path, stem(path)) for path in direct), root)
-    if verse := sorted(path for path in root.rglob(f"*{VERSE_MASK}.*") if _is_map(path)):
+    if verse := sorted(path for path in below(root) if f"{VERSE_MASK}." in path.name and _is_map(path)):
         return _by_case((_verse_file(path) for path in verse), root)
     if any(_STRUCTURE.fullmatch(stem(path)) for path in direct):
         return _by_case([LabelFile(root.absolute().name, root, root.absolute().name)], root)

@@ -114,6 +114,10 @@ def test_verse_masks_are_found_with_subjects_and_points(tmp_path: Path) -> None:
     assert sorted(found) == ["sub-gl003_dir-ax", "sub-gl003_dir-sag"]
     assert {file.subject for file in found.values()} == {"sub-gl003"}
     assert all(file.points is not None and file.points.name.startswith(case) for case, file in found.items())
+    linked = tmp_path / "linked"
+    linked.mkdir()
+    (linked / "v19").symlink_to(tmp_path / "dataset", target_is_directory=True)
+    assert sorted(find_label_maps(linked)) == sorted(found)
 
 
 def test_two_maps_of_a_case_are_refused_and_an_empty_folder_says_what_it_should_hold(tmp_path: Path) -> None:

@@ -85,37 +85,40 @@ class Source(ABC):
         Raises:
             DataError: nothing there (saying where the set is to be had and how to simulate it), two files of one case.
         """
-        found = self._find()
+        everything = self._find()
+        found = [case for case in everything if self._takes(case)]
         twice = sorted({case.id for case in found if sum(other.id == case.id for other in found) > 1})
         if twice:
             raise DataError(f"{self.root}: two cases are called {', '.join(twice)}; rename or remove one of each")
         excluded = self.exclusions.cases
-        unknown = sorted(excluded - {case.id for case in found})
-        if found and unknown:
-            raise ConfigError(f"data.source.exclude names no case of {self.root}: {', '.join(unknown)}")
+        self._check_named("exclude", excluded, found)
         for key, named in self._by_case().items():
-            known = self._known_ids(found)
-            if known and (strange := sorted(set(named) - known)):
-                like = get_close_matches(strange[0], sorted(known), n=1, cutoff=0.0)[0]
-                raise ConfigError(
-                    f"data.source.{key} names no case of {self.root}: {', '.join(strange)}; did you mean '{like}'?"
-                )
+            self._check_named(key, named, everything)
         kept = [case for case in found if case.id not in excluded]
         if not kept:
             raise DataError(self._missing())
         return kept
 
+    def _takes(self, case: RawCase) -> bool:
+        """Whether a case of the files is one of the set."""
+        return True
+
     def _by_case(self) -> dict[str, Mapping[str, object]]:
         """Settings of single cases by key, each by case id."""
         return {}
 
-    def _known_ids(self, found: Sequence[RawCase]) -> set[str]:
-        """Ids that a setting may name: of the cases, whether they are taken or not."""
-        return {case.id for case in found}
+    def _check_named(self, key: str, named: Iterable[str], cases: Sequence[RawCase]) -> None:
+        """Refuse a setting that names a case which is not there."""
+        known = {case.id for case in cases}
+        if known and (strange := sorted(set(named) - known)):
+            like = get_close_matches(strange[0], sorted(known), n=1, cutoff=0.0)[0]
+            raise ConfigError(
+                f"data.source.{key} names no case of {self.root}: {', '.join(strange)}; did you mean '{like}'?"
+            )
 
     def subjects(self) -> tuple[str, ...]:
         """All subjects of the data set, excluded ones too: what the rank rule of splits ranks."""
-        return tuple(sorted({case.subject for case in self._find()}))
+        return tuple(sorted({case.subject for case in self._find() if self._takes(case)}))
 
     def read_image(self, case: AnyCase) -> Volume:
         """Read an image: int16 HU on the native grid.

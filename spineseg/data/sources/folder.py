@@ -75,19 +75,16 @@ class Folder(Source):
         """What the reading of a file depends on."""
         return self._fixed(convention=self.convention, conventions=self.conventions, name=self.name)
 
-    def _find(self) -> list[RawCase]:
-        return [case for case in self._all() if any(fnmatch(case.id, pattern) for pattern in self.include)]
+    def _takes(self, case: RawCase) -> bool:
+        return any(fnmatch(case.id, pattern) for pattern in self.include)
 
-    def _all(self) -> list[RawCase]:
+    def _find(self) -> list[RawCase]:
         if self.pairs is not None:
             return self._from_table(self.pairs)
         return self._subfolders() or self._folder_pairs() or self._side_by_side()
 
     def _by_case(self) -> dict[str, Mapping[str, object]]:
         return {"conventions": self.conventions}
-
-    def _known_ids(self, found: Sequence[RawCase]) -> set[str]:
-        return {case.id for case in self._all()}
 
     def _case(self, case_id: str, image: Path, label: Path | None) -> RawCase:
         relative = None if label is None else label.relative_to(self.root)

@@ -138,7 +138,7 @@ class YoloExport(Source):
         """All files, relative to the root, sorted."""
         if self._zipped:
             return sorted(Path(PurePosixPath(m.filename)) for m in zip_members(self.root, max_bytes=MAX_ZIP_BYTES))
-        return sorted(path.relative_to(self.root) for path in below(self.root))
+        return sorted(path.relative_to(self.root) for path in below(self.root) if path.is_file())
 
     def _bytes(self, path: Path) -> bytes:
         try:
