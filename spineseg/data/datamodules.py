@@ -47,7 +47,7 @@ class SliceDataModule(CaseDataModule):
         window_hu: HU window mapped to 0..1.
         context: neighbouring slices on either side, as channels.
         classes: ``vertebra`` (one class) or ``levels`` (the source's class list).
-        masks: of training slices: ``bitmap``, or ``polygon`` (the filled outer contour of the largest part).
+        masks: of training slices: ``bitmap``, or ``polygon`` (holes filled, parts joined).
         augmentation: how training slices vary.
         batch_size: slices a batch and process.
         epoch_slices: slices an epoch over all processes; null takes each slice once.

@@ -81,7 +81,7 @@ class SliceReader:
         context: neighbouring slices on either side, as further channels (2 context + 1 in all).
         classes: ``vertebra`` for one class, ``levels`` for one class a level.
         levels: the contiguous class list of named networks, canonical level ids.
-        masks: of training: ``bitmap``, as the label map has them, or ``polygon``, as one outline each gives them.
+        masks: of training: ``bitmap``, as the label map has them, or ``polygon``, as one filled outline each.
     """
 
     window_hu: tuple[float, float]

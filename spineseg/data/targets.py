@@ -1,11 +1,13 @@
 """Patches of slices drawn into one training image, and the instances that it then shows."""
 
+import itertools
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
+from scipy.spatial.distance import cdist
 
 from spineseg.data.augmentation import Image, LabelMap, Patch, SliceAugmentation
 
@@ -104,10 +106,11 @@ def _window(patch: Patch, table: NDArray[np.float32] | None, reader: "SliceReade
 
 
 def outlined(ids: LabelMap) -> LabelMap:
-    """Instances as one polygon each gives them: the outer contour of the largest part, filled.
+    """Instances as one polygon each gives them, in the way YOLO's converters write masks.
 
-    Holes such as the spinal canal are filled and smaller parts are lost; where two contours overlap, the instance with
-    fewer pixels lies on top. A mask of one part without a hole stays as it is.
+    The outer contours of all parts, each joined to the next by a line between their nearest points, filled: holes such
+    as the spinal canal are lost. Where two polygons overlap, the instance with fewer pixels lies on top. A mask of one
+    part without a hole stays as it is.
 
     Args:
         ids: (H, W), 0 is background.
@@ -115,10 +118,14 @@ def outlined(ids: LabelMap) -> LabelMap:
     drawn = np.zeros_like(ids)
     values, counts = np.unique(ids[ids != 0], return_counts=True)
     for value in values[np.argsort(-counts, kind="stable")]:
-        mask = (ids == value).astype(np.uint8)
-        contours, _ = cv2.findContours(mask, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
-        filled = [cv2.drawContours(np.zeros_like(mask), [contour], 0, 1, cv2.FILLED) for contour in contours]
-        drawn[max(filled, key=np.count_nonzero) != 0] = value
+        filled = (ids == value).astype(np.uint8)
+        contours, _ = cv2.findContours(filled, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
+        cv2.drawContours(filled, contours, -1, 1, cv2.FILLED)
+        for part, following in itertools.pairwise(contour[:, 0] for contour in contours):
+            distance = cdist(part, following)
+            start, end = np.unravel_index(distance.argmin(), distance.shape)
+            cv2.line(filled, part[start].tolist(), following[end].tolist(), 1)
+        drawn[filled != 0] = value
     return drawn
 
 
