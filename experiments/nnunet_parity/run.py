@@ -5,16 +5,16 @@ README.md for the question, the command and the table.
 """
 
 import argparse
-import json
-import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
 from recipe import Recipe
 
 HERE = Path(__file__).resolve().parent
+sys.path.append(str(HERE.parent))
+
+from jobs import finish, keep, result  # noqa: E402  # beside the experiments
 
 
 def names(recipe: Recipe) -> list[str]:
@@ -44,19 +44,6 @@ def do(name: str, recipe: Recipe, work: Path) -> dict[str, Any]:
     return training.ours(recipe, work, name=name, seed=int(what), precision="32", epochs=recipe.epochs)
 
 
-def result(work: Path, name: str) -> dict[str, Any]:
-    """What a finished job left."""
-    return dict(json.loads((work / "jobs" / f"{name}.json").read_text()))
-
-
-def one(name: str, work: Path) -> None:
-    """Do one job in this process."""
-    found = do(name, Recipe.read(work), work)
-    partial = work / "jobs" / f".{name}.partial"
-    partial.write_text(json.dumps(found, indent=1))
-    partial.replace(work / "jobs" / f"{name}.json")
-
-
 def main() -> None:
     """Do what is not done yet, then write the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -71,7 +58,7 @@ def main() -> None:
     given = parser.parse_args()
     work = given.work.resolve()
     if given.job:
-        one(given.job, work)
+        keep(work, given.job, do(given.job, Recipe.read(work), work))
         return
     (work / "jobs").mkdir(parents=True, exist_ok=True)
     scans = None if given.scans is None else str(given.scans.resolve())
@@ -89,24 +76,9 @@ def main() -> None:
             threads=given.threads,
         )
     recipe.write(work)
-    todo = names(recipe)
-    for number, name in enumerate(todo, start=1):
-        if (work / "jobs" / f"{name}.json").is_file():
-            print(f"[{number}/{len(todo)}] {name}: done before", flush=True)
-            continue
-        print(f"[{number}/{len(todo)}] {name} …", end=" ", flush=True)
-        started = time.perf_counter()
-        log = work / "jobs" / f"{name}.log"
-        command = [sys.executable, str(HERE / "run.py"), "--work", str(work), "--job", name]
-        with log.open("w") as stream:
-            done = subprocess.run(command, stdout=stream, stderr=subprocess.STDOUT, check=False)
-        print(f"{time.perf_counter() - started:.0f} s", flush=True)
-        if done.returncode:
-            tail = "\n  ".join(log.read_text().splitlines()[-12:])
-            raise SystemExit(f"error: job {name} failed, see {log}:\n  {tail}")
     from table import write_table
 
-    print(write_table(recipe, {name: result(work, name) for name in todo}, work))
+    print(write_table(recipe, finish(HERE / "run.py", work, names(recipe)), work))
 
 
 if __name__ == "__main__":

@@ -5,11 +5,7 @@ README.md for the question, the command and the table.
 """
 
 import argparse
-import json
-import subprocess
 import sys
-import time
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,72 +14,65 @@ from recipe import Recipe
 from table import write_table
 
 HERE = Path(__file__).resolve().parent
+sys.path.append(str(HERE.parent))
+
+from jobs import finish, keep, result  # noqa: E402  # beside the experiments
+
 # Loader processes that are tried for each one's best speed.
 LOADERS = (0, 1)
 
 
-def jobs(recipe: Recipe) -> dict[str, Callable[[Recipe, Path], dict[str, Any]]]:
-    """Every job by name, in order; what a job needs is done by jobs before it."""
+def names(recipe: Recipe) -> list[str]:
+    """Every job, in order; what a job needs is done by jobs before it."""
+    # Alternating, so that a machine that slows down slows both.
+    trained = [f"{kind}-{seed}" for seed in recipe.seeds for kind in ("theirs", "ours")]
+    fastest = [f"{kind}-best-{workers}" for workers in LOADERS for kind in ("theirs", "ours")]
+    return ["simulate", "export", *trained, *fastest, *(f"score-{name}" for name in trained), "postprocess"]
+
+
+def do(name: str, recipe: Recipe, work: Path) -> dict[str, Any]:
+    """One job."""
     import postprocess
     import scoring
     import slices
+
+    if name in ("simulate", "export"):
+        return dict(getattr(slices, name)(recipe, work))
+    first = recipe.seeds[0]
+    if name == "postprocess":
+        return postprocess.measure(recipe, work, weights=result(work, f"ours-{first}")["weights"])
+    if name.startswith("score-"):
+        name = name.removeprefix("score-")
+        kind, _, seed = name.partition("-")
+        weights = result(work, name)["weights"]
+        return scoring.score(recipe, work, kind=kind, weights=weights, name=name, seed=int(seed))
+    size = list(result(work, "export")["size"])
+    kind, _, what = name.partition("-")
+    fastest, _, workers = what.partition("-")
+    if fastest == "best":
+        # Two epochs, for a speed alone; a loader process takes a thread's place.
+        short = replace(recipe, epochs=min(recipe.epochs, 2), threads=max(1, recipe.threads - int(workers)))
+        return _train(kind, short, work, name, first, size, best=True, workers=int(workers))
+    return _train(kind, recipe, work, name, int(what), size)
+
+
+def _train(
+    kind: str,
+    recipe: Recipe,
+    work: Path,
+    name: str,
+    seed: int,
+    size: list[int],
+    *,
+    best: bool = False,
+    workers: int = 0,
+) -> dict[str, Any]:
     import training
 
-    def size(work: Path) -> list[int]:
-        return list(result(work, "export")["size"])
-
-    found: dict[str, Callable[[Recipe, Path], dict[str, Any]]] = {"simulate": slices.simulate, "export": slices.export}
-    for seed in recipe.seeds:
-        # Alternating, so that a machine that slows down slows both.
-        found[f"theirs-{seed}"] = lambda r, w, s=seed: training.theirs(
-            r, w, name=f"theirs-{s}", seed=s, cache=False, size=size(w)
-        )
-        found[f"ours-{seed}"] = lambda r, w, s=seed: training.ours(
-            r, w, name=f"ours-{s}", seed=s, precision="32", size=size(w)
-        )
-    first = recipe.seeds[0]
-    for workers in LOADERS:
-        alone = short(recipe, workers)
-        found[f"theirs-best-{workers}"] = lambda _, w, r=alone, n=workers: training.theirs(
-            r, w, name=f"theirs-best-{n}", seed=first, cache=True, size=size(w), workers=n
-        )
-        found[f"ours-best-{workers}"] = lambda _, w, r=alone, n=workers: training.ours(
-            r, w, name=f"ours-best-{n}", seed=first, precision="bf16-mixed", size=size(w), workers=n
-        )
-    for seed in recipe.seeds:
-        for kind in ("theirs", "ours"):
-            found[f"score-{kind}-{seed}"] = lambda r, w, k=kind, s=seed: scoring.score(
-                r, w, kind=k, weights=result(w, f"{k}-{s}")["weights"], name=f"{k}-{s}", seed=s
-            )
-    found["postprocess"] = lambda r, w: postprocess.measure(r, w, weights=result(w, f"ours-{first}")["weights"])
-    return found
-
-
-def short(recipe: Recipe, workers: int) -> Recipe:
-    """Two epochs, for a speed alone; a loader process takes a thread's place."""
-    return replace(recipe, epochs=min(recipe.epochs, 2), threads=max(1, recipe.threads - workers))
-
-
-def names(recipe: Recipe) -> list[str]:
-    """The jobs' names, without importing what they need."""
-    trained = [f"{kind}-{seed}" for seed in recipe.seeds for kind in ("theirs", "ours")]
-    scored = [f"score-{kind}-{seed}" for seed in recipe.seeds for kind in ("theirs", "ours")]
-    fastest = [f"{kind}-best-{workers}" for workers in LOADERS for kind in ("theirs", "ours")]
-    return ["simulate", "export", *trained, *fastest, *scored, "postprocess"]
-
-
-def result(work: Path, name: str) -> dict[str, Any]:
-    """What a finished job left."""
-    return dict(json.loads((work / "jobs" / f"{name}.json").read_text()))
-
-
-def one(name: str, work: Path) -> None:
-    """Do one job in this process."""
-    recipe = Recipe.read(work)
-    found = jobs(recipe)[name](recipe, work)
-    partial = work / "jobs" / f".{name}.partial"
-    partial.write_text(json.dumps(found, indent=1))
-    partial.replace(work / "jobs" / f"{name}.json")
+    if kind == "theirs":
+        return training.theirs(recipe, work, name=name, seed=seed, cache=best, size=size, workers=workers)
+    precision = "bf16-mixed" if best else "32"
+    return training.ours(recipe, work, name=name, seed=seed, precision=precision, size=size, workers=workers)
 
 
 def main() -> None:
@@ -101,7 +90,7 @@ def main() -> None:
     given = parser.parse_args()
     work = given.work.resolve()
     if given.job:
-        one(given.job, work)
+        keep(work, given.job, do(given.job, Recipe.read(work), work))
         return
     (work / "jobs").mkdir(parents=True, exist_ok=True)
     recipe = Recipe(
@@ -114,22 +103,7 @@ def main() -> None:
         train_slices=24 if given.tiny else None,
     )
     recipe.write(work)
-    todo = names(recipe)
-    for number, name in enumerate(todo, start=1):
-        if (work / "jobs" / f"{name}.json").is_file():
-            print(f"[{number}/{len(todo)}] {name}: done before", flush=True)
-            continue
-        print(f"[{number}/{len(todo)}] {name} …", end=" ", flush=True)
-        started = time.perf_counter()
-        log = work / "jobs" / f"{name}.log"
-        command = [sys.executable, str(HERE / "run.py"), "--work", str(work), "--job", name]
-        with log.open("w") as stream:
-            done = subprocess.run(command, stdout=stream, stderr=subprocess.STDOUT, check=False)
-        print(f"{time.perf_counter() - started:.0f} s", flush=True)
-        if done.returncode:
-            tail = "\n  ".join(log.read_text().splitlines()[-12:])
-            raise SystemExit(f"error: job {name} failed, see {log}:\n  {tail}")
-    print(write_table(recipe, {name: result(work, name) for name in todo}, work))
+    print(write_table(recipe, finish(HERE / "run.py", work, names(recipe)), work))
 
 
 if __name__ == "__main__":
