@@ -27,7 +27,7 @@ def main(cfg: "DictConfig") -> None:
     logging.getLogger("numexpr").setLevel(logging.WARNING)
     from spineseg.data.files import read_json
     from spineseg.metrics.folder import SUMMARY_FORMAT, evaluate_folder
-    from spineseg.metrics.references import default_edge, find_references, is_simulated
+    from spineseg.metrics.references import default_edge, find_references, is_simulated, prepared_folder
     from spineseg.predictions.store import open_predictions
 
     where, predictions = Path(cfg.reference), Path(cfg.prediction)
@@ -48,6 +48,13 @@ def main(cfg: "DictConfig") -> None:
         simulated=bool(provenance.get("simulated", False)) or is_simulated(where),
         prediction_convention=cfg.prediction_convention,
         prediction_labels=cfg.prediction_labels,
+        reference_settings={
+            # The name alone: a path may name a person.
+            "folder": where.absolute().name,
+            # A prepared folder knows its own.
+            "convention": None if prepared_folder(where) else cfg.reference_convention,
+            "subjects": None if cfg.subjects is None else Path(cfg.subjects).name,
+        },
         by_part=cfg.by_part,
         worst=cfg.worst,
     )
@@ -57,7 +64,9 @@ def main(cfg: "DictConfig") -> None:
     for note in summary["notes"]:
         print(f"note: {note}")
     left_out = f"{summary['ignored_references']} reference and {summary['dropped_predictions']} predicted levels"
-    print(f"{len(references)} cases, edge={edge} ({left_out} left out), written to {cfg.output}")
+    simulated = "SIMULATED data, " if summary["simulated"] else ""
+    print(f"{simulated}protocol {summary['protocol']}, edge={edge} ({left_out} left out)")
+    print(f"{len(references)} cases, written to {cfg.output}")
 
 
 def __getattr__(name: str) -> Any:

@@ -32,6 +32,7 @@ def main(cfg: DictConfig) -> None:
         _oracle(cfg)
         return
     from spineseg.data.inputs import find_scans
+    from spineseg.metrics.references import is_simulated
     from spineseg.runs import find_run
     from spineseg.trained import load_models, origin
 
@@ -53,6 +54,7 @@ def main(cfg: DictConfig) -> None:
         memory_limit_gb=cfg.memory_limit_gb,
         labelling=cfg.labelling,
         provenance=origin(runs, model, cfg.checkpoint),
+        simulated=is_simulated(Path(cfg.input)),
     )
     _report(cfg.output, len(scans), failures)
 
@@ -60,14 +62,16 @@ def main(cfg: DictConfig) -> None:
 def _baseline(cfg: DictConfig) -> None:
     """Predict with the threshold baseline, which has no run."""
     from spineseg.data.inputs import find_scans
+    from spineseg.metrics.references import is_simulated
     from spineseg.predictions.extras import Origin, check_outputs, write_extras
     from spineseg.predictions.threshold import NAME, predict_threshold
 
     scans = find_scans(Path(cfg.input), hu_offset=cfg.hu_offset, memory_limit_gb=cfg.memory_limit_gb)
     output, outputs = Path(cfg.output), tuple(cfg.outputs)
     check_outputs(outputs, scans, named=False)
-    failures = predict_threshold(scans, output, convention=cfg.convention)
-    failures = write_extras(scans, output, outputs, failures, Origin(NAME, learned=False))
+    simulated = is_simulated(Path(cfg.input))
+    failures = predict_threshold(scans, output, convention=cfg.convention, simulated=simulated)
+    failures = write_extras(scans, output, outputs, failures, Origin(NAME, learned=False, simulated=simulated))
     _report(cfg.output, len(scans), failures)
 
 
@@ -108,6 +112,7 @@ def predict_scans(
     outputs: Sequence[str] = OUTPUTS,
     memory_limit_gb: float | None = None,
     labelling: bool = True,
+    simulated: bool = False,
 ) -> dict[str, str]:
     """Predict on scans and write a predictions folder (CONTRACTS).
 
@@ -123,6 +128,7 @@ def predict_scans(
         memory_limit_gb: for 3D networks, whose slabs are made to fit; None leaves it to the run.
         labelling: whether the objects of a scan get their levels together (``predictions.labelling``), or each as the
             network names it; no difference for a network of one class.
+        simulated: whether `simulate` made the scans; those of a model that was trained on simulated ones count as such.
 
     Returns:
         The reason for each case that failed; the others are written.
@@ -145,10 +151,11 @@ def predict_scans(
     prices = LabellingSettings() if labelling and task.levels else None
     said = "n/a" if not task.levels else "off" if prices is None else "on"
     check_outputs(outputs, scans, named=bool(task.levels))
+    simulated = simulated or model.simulated
     kind: SliceKind = "label_map" if isinstance(task, SemanticSegmentation) else "detections"
     writer = PredictionWriter(
         output,
-        provenance={**provenance, "labelling": said, "simulated": model.simulated, "overfit": model.overfit},
+        provenance={**provenance, "labelling": said, "simulated": simulated, "overfit": model.overfit},
         score_threshold=model.score_threshold,
         slices=kind,
         label_convention=convention,
@@ -184,7 +191,7 @@ def predict_scans(
     }
     build_trainer(trainer, callbacks=callbacks, **settings).predict(module, batches, return_predictions=False)
     writer.close()
-    origin = Origin(str(provenance.get("run", "")), simulated=model.simulated)
+    origin = Origin(str(provenance.get("run", "")), simulated=simulated)
     return write_extras(scans, output, outputs, collector.failures, origin)
 
 

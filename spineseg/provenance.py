@@ -2,7 +2,6 @@
 
 import os
 import platform
-import resource
 import shutil
 import subprocess
 import sys
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from spineseg import __version__
+from spineseg.costs import peak_memory
 from spineseg.data.files import read_json, write_json
 from spineseg.runs import TRAIN, Run
 
@@ -109,17 +109,6 @@ def hardware() -> dict[str, Any]:
     if torch is not None:
         found["threads"] = torch.get_num_threads()
         found["accelerators"] = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
-    return found
-
-
-def peak_memory() -> dict[str, float]:
-    """Return the peak memory of this process so far in MB: `peak_ram_mb`, and `peak_vram_mb` where there is a GPU."""
-    # Kilobytes on Linux, bytes on macOS.
-    unit = 1e6 if sys.platform == "darwin" else 1e3
-    found = {"peak_ram_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit, 1)}
-    torch = sys.modules.get("torch")
-    if torch is not None and torch.cuda.is_available():
-        found["peak_vram_mb"] = round(torch.cuda.max_memory_allocated() / 1e6, 1)
     return found
 
 

@@ -10,12 +10,12 @@ from typing import Any
 from lightning.pytorch.loggers import Logger
 from omegaconf import DictConfig
 
+from spineseg.costs import peak_memory
 from spineseg.data.scans import Scan
 from spineseg.errors import DataError
 from spineseg.evaluate import evaluate_folder
 from spineseg.metrics.references import case_reference
 from spineseg.predict import draw_overlays, predict_scans
-from spineseg.provenance import peak_memory
 from spineseg.runs import Run, write_results
 from spineseg.trained import TrainedModel
 

@@ -59,6 +59,8 @@ def read_volume(path: Path) -> Volume:
         array, affine = _read_itk(path)
     while array.ndim > 3 and array.shape[-1] == 1:
         array = array[..., 0]
+    if not np.issubdtype(array.dtype, np.number):
+        raise DataError(f"{path}: expected one number a voxel, found {array.dtype} (a colour picture?)")
     if array.ndim != 3:
         raise DataError(f"{path}: expected a volume of three axes, found shape {array.shape}")
     return _named(path, array, affine)

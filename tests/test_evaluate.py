@@ -21,6 +21,7 @@ from spineseg.errors import DataError, FormatError
 from spineseg.evaluate import Reference, evaluate_folder, find_references, main
 from spineseg.geometry import Volume, canonical
 from spineseg.metrics.detections_table import read_detections
+from spineseg.metrics.intervals import RESAMPLES
 from spineseg.metrics.pooling import ap_from_detections
 from spineseg.metrics.references import default_edge
 from spineseg.predictions.instances import SliceInstances
@@ -163,6 +164,55 @@ def test_cases_without_a_prediction_are_all_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"2 of 6 .*case4; case5"):
         evaluated(tmp_path / "p", tmp_path / "e")
     assert not (tmp_path / "e").exists()
+
+
+def test_whatever_cannot_be_scored_is_named_before_anything_is_written(tmp_path: Path) -> None:
+    write(tmp_path / "p")
+    (tmp_path / "p" / "case1.nii.gz").write_bytes(b"")
+    write_volume(tmp_path / "p" / "case4.nii.gz", Volume(np.zeros((2, 2, 2, 2), np.uint8)[..., 0], AFFINE))
+    with pytest.raises(DataError, match=r"1 of 6 cases cannot be scored(?s:.*)case1.*0 bytes"):
+        evaluated(tmp_path / "p", tmp_path / "e")
+    write(tmp_path / "p")
+    for n in (1, 4):  # headers that can be read, of other grids
+        write_volume(tmp_path / "p" / f"{NAMES[n]}.nii.gz", Volume(np.zeros((3, 3, 3), np.uint8), AFFINE))
+        (tmp_path / "p" / f"{NAMES[n]}.json").unlink()
+    with pytest.raises(DataError, match=rf"2 of 6 cases cannot be scored(?s:.*){NAMES[1]}(?s:.*){NAMES[4]}"):
+        evaluated(tmp_path / "p", tmp_path / "e")
+    assert not (tmp_path / "e").exists()
+
+
+def test_nothing_of_an_earlier_evaluation_stays(tmp_path: Path) -> None:
+    write(tmp_path / "p")
+    evaluated(tmp_path / "p", tmp_path / "e", edge="count", by_part=True)
+    assert (tmp_path / "e" / "ignore" / "summary.json").is_file()
+    assert (tmp_path / "e" / "detections_by_part.parquet").is_file()
+    evaluated(tmp_path / "p", tmp_path / "e", edge="crop", reference_settings={"folder": "masks"})
+    assert not (tmp_path / "e" / "ignore").exists()
+    assert not (tmp_path / "e" / "detections_by_part.parquet").exists()
+    summary = json.loads((tmp_path / "e" / "summary.json").read_text())
+    assert (summary["reference"], summary["resamples"], summary["edge"]) == ({"folder": "masks"}, RESAMPLES, "crop")
+    for table in sorted((tmp_path / "e" / "tables").glob("*.csv")):
+        said = pd.read_csv(table)
+        assert set(said["protocol"].astype(str)) == {"1.0"} and said["simulated"].all(), table.name
+
+
+@pytest.mark.parametrize(
+    ("line", "what"),
+    [("case1", "a case and its subject"), ("case1,", "a case and its subject"), ("case0,bert", "stands there twice")],
+)
+def test_a_subjects_table_with_gaps_is_refused(tmp_path: Path, line: str, what: str) -> None:
+    for n in range(2):
+        write_volume(tmp_path / "reference" / f"{NAMES[n]}.nii.gz", truth(n))
+    (tmp_path / "subjects.csv").write_text(f"case,subject\ncase0,anna\n{line}\n")
+    with pytest.raises(DataError, match=f"line 3.*{what}"):
+        find_references(tmp_path / "reference", subjects=tmp_path / "subjects.csv")
+
+
+def test_who_shows_no_vertebra_is_no_unit_of_identification(tmp_path: Path) -> None:
+    write(tmp_path / "p")
+    people = [*references(5), Reference(NAMES[5], "subject5", lambda: truth(5).with_array(0 * truth(5).array))]
+    results = evaluate_folder(people, tmp_path / "p", tmp_path / "e", edge="ignore", run="", split="", simulated=True)
+    assert (results["id"]["subjects"], results["id_precision"]["subjects"]) == (5, 6)
 
 
 def test_two_scans_of_a_subject_are_one_unit(tmp_path: Path) -> None:

@@ -1,6 +1,5 @@
 """From slices to files: collects a scan's instances while ``Trainer.predict`` runs, lifts and writes them."""
 
-import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -9,6 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from spineseg.costs import CaseMeter
 from spineseg.data.scans import ScanBatch, failure_reason
 from spineseg.errors import DataError
 from spineseg.geometry import Affine, Grid, Volume, canonical_grid, restore
@@ -19,7 +19,6 @@ from spineseg.predictions.labelling import LabellingSettings
 from spineseg.predictions.lifting import lift
 from spineseg.predictions.naming import most_probable, name_objects, sizes
 from spineseg.predictions.store import PredictionWriter, SliceKind
-from spineseg.provenance import peak_memory
 from spineseg.vertebrae import in_convention, level_name
 
 
@@ -90,11 +89,11 @@ class ScanWriter(lightning.Callback):
         self.failures: dict[str, str] = {}
         self._slices: list[SliceInstances] = []
         self._error: str | None = None
-        self._started = time.perf_counter()
+        self._meter = CaseMeter()
 
     def on_predict_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        """Start the first scan's clock: reading and resampling count."""
-        self._started = time.perf_counter()
+        """Start the first scan's meter: reading and resampling count."""
+        self._meter.start()
 
     def on_predict_batch_end(
         self,
@@ -121,7 +120,7 @@ class ScanWriter(lightning.Callback):
                 self._write(batch, slices)
             except (DataError, MemoryError) as error:
                 self._fail(batch["case"], failure_reason(batch["case"], error))
-        self._started = time.perf_counter()
+        self._meter.start()
 
     def _fail(self, case: str, reason: str) -> None:
         self.failures[case] = reason
@@ -155,8 +154,7 @@ class ScanWriter(lightning.Callback):
             restore(Volume(labels, grid.affine), native),
             "levels" if self.named else "instances",
             slices if self.with_slices else None,
-            seconds=time.perf_counter() - self._started,
-            peak_mb=peak_memory()["peak_ram_mb"],
+            **self._meter.read(),
             levels=facts,
         )
 

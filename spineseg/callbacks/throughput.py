@@ -5,8 +5,8 @@ from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
+from spineseg.costs import peak_memory
 from spineseg.progress import inside_epoch
-from spineseg.provenance import peak_memory
 
 
 class Throughput(Callback):

@@ -1,6 +1,5 @@
 """From streamed label maps to files: writes each case that a 3D task predicts while ``Trainer.predict`` runs."""
 
-import time
 from collections.abc import Sequence
 
 import lightning
@@ -8,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spineseg.callbacks.prediction_writer import confidences, describe
+from spineseg.costs import CaseMeter
 from spineseg.data.scans import VolumeScan, failure_reason
 from spineseg.errors import ConfigError, DataError
 from spineseg.geometry import Grid, Volume, canonical_grid, restore
@@ -17,7 +17,6 @@ from spineseg.predictions.naming import name_objects
 from spineseg.predictions.objects import separate
 from spineseg.predictions.store import PredictionWriter
 from spineseg.predictions.streaming import SlidingWindow, StreamedLabels, slice_instances
-from spineseg.provenance import peak_memory
 from spineseg.vertebrae import COCCYX, SACRUM, in_convention
 from spineseg.volumes import write_volume
 
@@ -58,11 +57,11 @@ class VolumeWriter(lightning.Callback):
         self.writer, self.levels, self.with_slices = writer, tuple(int(level) for level in levels), slices
         self.labelling, self.convention = labelling, convention
         self.failures: dict[str, str] = {}
-        self._started = time.perf_counter()
+        self._meter = CaseMeter()
 
     def on_predict_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        """Start the first scan's clock: reading and resampling count."""
-        self._started = time.perf_counter()
+        """Start the first scan's meter: reading and resampling count."""
+        self._meter.start()
 
     def on_predict_batch_start(
         self,
@@ -109,7 +108,7 @@ class VolumeWriter(lightning.Callback):
                 self._fail(batch["case"], failure_reason(batch["case"], error))
         else:
             self._fail(batch["case"], str(outputs) if outputs is not None else "the task gave no label map")
-        self._started = time.perf_counter()
+        self._meter.start()
 
     def _fail(self, case: str, reason: str) -> None:
         self.failures[case] = reason
@@ -134,8 +133,7 @@ class VolumeWriter(lightning.Callback):
             restore(Volume(table[objects], grid.affine), native),
             "levels",
             slices,
-            seconds=time.perf_counter() - self._started,
-            peak_mb=peak_memory()["peak_ram_mb"],
+            **self._meter.read(),
             levels=facts,
         )
 

@@ -52,7 +52,8 @@ def decide(
     the outer ends of the first and last uncut reference is scored; predictions that lie mostly outside it leave, and
     so do those that the best matching gives to cut references, unless more of what they hold of the slab lies on uncut
     ones (one object over many vertebrae). ``count``: everything counts. Without any reference there is no range to lie
-    outside of, and every prediction counts.
+    outside of and no slab: then every prediction counts under ``crop``, and every one that touches no face under
+    ``ignore``.
 
     Args:
         reference: label map (X, Y, Z).
@@ -65,13 +66,13 @@ def decide(
     labels, found = pairs.reference_ids, pairs.prediction_ids
     gone = tuple(label for label in labels if label in cut)
     levels = tuple(label for label in labels if label not in cut)
-    if policy == "count" or not labels:
+    if policy == "count" or (policy == "crop" and not labels):
         return EdgeDecision(policy, labels, (), found, ())
     match = pairs.matching()
     given = {match[label] for label in gone if label in match}
     if policy == "crop":
         return _crop(reference, prediction, levels, gone, found, given)
-    range_mm = extent_mm(reference.array > 0, reference.affine)
+    range_mm = extent_mm(reference.array > 0, reference.affine) if labels else None
     dropped = set(given)
     unmatched = [label for label in found if label not in match.values()]
     if unmatched:
@@ -83,7 +84,8 @@ def decide(
             corner = [part.start for part in box]
             affine = prediction.affine.copy()
             affine[:3, 3] = index_to_mm(affine, corner)
-            if label in touching or outside(body_centre_mm(mask, affine, level=label if named else None)[2], range_mm):
+            height = body_centre_mm(mask, affine, level=label if named else None)[2]
+            if label in touching or (range_mm is not None and outside(height, range_mm)):
                 dropped.add(label)
     kept = tuple(label for label in found if label not in dropped)
     left = tuple(sorted(dropped))
@@ -149,10 +151,15 @@ def outside(height_mm: ArrayLike, range_mm: tuple[float, float]) -> NDArray[np.b
 
 
 def labels_at_faces(labels: NDArray[np.integer]) -> frozenset[int]:
-    """Labels with a voxel on one of the six faces of the array.
+    """Labels with a voxel on one of the faces of the array.
 
-    >>> sorted(labels_at_faces(np.pad(np.full((1, 1, 1), 5), 1))), sorted(labels_at_faces(np.full((1, 1, 1), 5)))
+    A slice by itself has none along its own axis: both would be the slice, and everything in it would touch them.
+
+    >>> sorted(labels_at_faces(np.pad(np.full((1, 1, 1), 5), 1))), sorted(labels_at_faces(np.full((2, 2, 2), 5)))
     ([], [5])
+    >>> sorted(labels_at_faces(np.pad(np.full((1, 1, 1), 5), ((0, 0), (1, 1), (1, 1)))))
+    []
     """
-    faces = [np.take(labels, end, axis=axis) for axis in range(3) for end in (0, -1)]
+    axes = [axis for axis in range(3) if labels.shape[axis] > 1]
+    faces = [np.take(labels, end, axis=axis) for axis in axes for end in (0, -1)]
     return frozenset(int(value) for face in faces for value in np.unique(face) if value)

@@ -76,6 +76,9 @@ class Evaluation:
             worst: how many cases the list of the worst holds; 0 = no list.
         """
         facts, scores = self.facts, self.scores
+        # Written last, and gone until then: nothing of an earlier evaluation is taken for a part of this one.
+        (output / "summary.json").unlink(missing_ok=True)
+        (output / "detections_by_part.parquet").unlink(missing_ok=True)
         constants = {"format": METRICS_FORMAT, "protocol": PROTOCOL, "edge": self.edge}
         constants |= {key: facts[key] for key in ("run", "split", "seed", "fold")}
         table = scores.rows.assign(**constants)[[*_HEAD, *_TAIL]]
@@ -102,8 +105,8 @@ class Evaluation:
         if self.parts is not None:
             write_detections(output / "detections_by_part.parquet", self.parts)
             found["by_part"] = component_results(self.parts, scores.subjects, self.resamples)
-        write_json(output / "summary.json", head | found)
         self._write_tables(output / "tables", results, worst)
+        write_json(output / "summary.json", head | found)
 
     @property
     def ignored(self) -> int:
@@ -132,7 +135,8 @@ class Evaluation:
                 for suffix in (".csv", ".md"):
                     (folder / f"{name}{suffix}").unlink(missing_ok=True)
                 continue
-            write_text(folder / f"{name}.csv", table.to_csv(index=False))
+            said = table.assign(protocol=PROTOCOL, edge=self.edge, simulated=bool(self.facts["simulated"]))
+            write_text(folder / f"{name}.csv", said.to_csv(index=False))
             shown = wide(table, by) if by in ("region", "level") else _short(table) if by else table
             write_text(folder / f"{name}.md", markdown(shown, self._head(name.replace("_", " "))))
 

@@ -236,4 +236,4 @@ def _cell(value: object) -> str:
         return "–"
     if isinstance(value, float):
         return str(int(value)) if value.is_integer() and abs(value) >= 2 else f"{value:.3f}"
-    return str(value)
+    return str(value).replace("|", "\\|")  # a case may be called so

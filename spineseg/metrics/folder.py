@@ -1,8 +1,9 @@
 """Score a whole predictions folder: the evaluation folder with its table, detections and summary."""
 
 import os
+import shutil
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -24,8 +25,10 @@ from spineseg.metrics.protocol_table import EvaluatedModel, protocol_table, writ
 from spineseg.metrics.protocols import pool_cases, protocol_case, write_protocol_cases
 from spineseg.metrics.references import Reference
 from spineseg.metrics.summary import SplitScores
+from spineseg.predictions.layouts import label_files
 from spineseg.predictions.store import CasePrediction, LabelKind, PredictionFolder, open_predictions
 from spineseg.vertebrae import LEVELS, level_name
+from spineseg.volumes import read_grid
 
 # Cases in the list of the worst.
 WORST: Final = 10
@@ -77,6 +80,7 @@ def evaluate_folder(
     fold: int | None = None,
     prediction_convention: str = "verse",
     prediction_labels: LabelKind | None = None,
+    reference_settings: Mapping[str, Any] | None = None,
     resamples: int = RESAMPLES,
     by_part: bool = False,
     worst: int = WORST,
@@ -98,6 +102,7 @@ def evaluate_folder(
         fold: of the cross-validation, for the tables.
         prediction_convention: of label values, where the folder does not say.
         prediction_labels: what they are, where it does not say; None = levels.
+        reference_settings: where the references are from and how they were read, for ``summary.json``.
         resamples: of the intervals from 20 subjects on.
         by_part: match slices by 8-connected part, too: ``by_part`` of ``summary.json`` (PROTOCOL 5.2).
         worst: length of the list of the worst cases; 0 = none.
@@ -106,18 +111,24 @@ def evaluate_folder(
         The split's entry of ``results.json``: metric → value, low, high, subjects.
 
     Raises:
-        DataError: a reference without a prediction (all are named), or one that lies on another grid.
+        DataError: references without a readable prediction, or whose prediction lies on another grid; all are named.
     """
     folder = open_predictions(predictions)
     _check_references(references, folder)
     rules: tuple[EdgePolicy, ...] = (edge, "ignore") if edge == "count" else (edge,)
     gathered = {rule: _Gathered() for rule in rules}
     levels, detector, under_rules = [], [], []
+    failures: list[str] = []
     for reference in _progress(references):
-        truth = reference.load()
-        read = folder.read(reference.case, prediction_convention, prediction_labels)
-        prediction = on_reference_grid(read, truth.grid)
-        points_mm = None if reference.points is None else reference_points_mm(reference.points, truth.grid)
+        try:
+            truth = reference.load()
+            read = folder.read(reference.case, prediction_convention, prediction_labels)
+            prediction = on_reference_grid(read, truth.grid)
+            points_mm = None if reference.points is None else reference_points_mm(reference.points, truth.grid)
+        except DataError as error:
+            failures.append(str(error))
+        if failures:
+            continue  # nothing can be written any more; the other cases are looked at for what else is wrong
         pair = MapPair.of(truth, prediction, cut_levels=reference.cut_levels, reference_named=reference.named)
         options: dict[str, Any] = {"points_mm": points_mm, "by_part": by_part}
         by_rule = {rule: pair.score(rule, score_threshold=folder.score_threshold, **options) for rule in rules}
@@ -129,6 +140,8 @@ def evaluate_folder(
         under_rules.append(protocol_case(truth, prediction, where, reference_named=reference.named, scored=known))
         levels.append(reference.named and prediction.kind == "levels")
         detector.append(prediction.slices is not None and prediction.slice_kind == "detections")
+    if failures:
+        raise _unscored(failures, len(references))
     found = {
         rule: SplitScores(
             rows=pd.concat(all_of.rows, ignore_index=True),
@@ -146,8 +159,10 @@ def evaluate_folder(
         "provenance": dict(folder.provenance),
         # From here to there, so that both folders can move together.
         "predictions": os.path.relpath(predictions, output),
-        "prediction_convention": prediction_convention,
+        "prediction_convention": folder.convention or prediction_convention,
         "prediction_labels": prediction_labels,
+        "reference": dict(reference_settings or {}),
+        "resamples": resamples,
     }
     evaluations = {
         rule: Evaluation(
@@ -161,6 +176,8 @@ def evaluate_folder(
         for rule, all_of in gathered.items()
     }
     numbers = {rule: evaluation.results() for rule, evaluation in evaluations.items()}
+    if "ignore" not in rules[1:] and (output / "ignore" / "summary.json").is_file():
+        shutil.rmtree(output / "ignore")  # of an earlier evaluation under another rule
     for rule in rules[1:]:
         evaluations[rule].write(output / rule, numbers[rule], beside={edge: numbers[edge]}, worst=worst)
     beside: dict[str, Results] = {rule: numbers[rule] for rule in rules[1:]}
@@ -189,6 +206,21 @@ def _check_references(references: Sequence[Reference], folder: PredictionFolder)
             "Predict them (an empty label map is a valid prediction), or name the cases to score in subjects=<csv>."
             + (f" Predictions of no reference there: {_listed(others)}." if others else "")
         )
+
+    unreadable = []
+    for name in names:
+        try:
+            for path in label_files(folder.files[name]):
+                read_grid(path)
+        except DataError as error:
+            unreadable.append(str(error))
+    if unreadable:
+        raise _unscored(unreadable, len(names))
+
+
+def _unscored(reasons: Sequence[str], total: int) -> DataError:
+    listed = "\n  ".join(reasons)
+    return DataError(f"{len(reasons)} of {total} cases cannot be scored, so that none is:\n  {listed}")
 
 
 def _edge_entry(edge: EdgeDecision, reference_named: bool, prediction_named: bool) -> dict[str, list[str]]:

@@ -198,8 +198,9 @@ def _reversals(ranks: pd.DataFrame, column: str, against: str) -> list[Reversal]
 def as_markdown(table: ProtocolTable, *, simulated: bool) -> str:
     """The table as Markdown: a row a rule, a column a model, "value (rank)", ⇅ where the order is another's."""
     names = list(table.values.index)
+    heads = [name.replace("|", "\\|") for name in names]
     lines = [f"Protocol {PROTOCOL}{', SIMULATED data: descriptive only' if simulated else ''}.", ""]
-    lines += [f"| rule | {' | '.join(names)} |", f"|---|{'---:|' * len(names)}"]
+    lines += [f"| rule | {' | '.join(heads)} |", f"|---|{'---:|' * len(names)}"]
     for column in COLUMNS:
         cells = (_cell(table, name, column.name) for name in names)
         heading = f"**{column.name}**" if column.tool == OWN else column.name
@@ -223,8 +224,8 @@ def _sentence(reversal: Reversal) -> str:
     return f"- {reversal.column} prefers {reversal.worse} to {reversal.better}, {reversal.against} the other way round."
 
 
-def as_csv(table: ProtocolTable) -> str:
-    """The table in long form: model, tool, metric, family, value, rank, reversed."""
+def as_csv(table: ProtocolTable, *, simulated: bool) -> str:
+    """The table in long form: model, tool, metric, family, value, rank, reversed, protocol, simulated."""
     rows = [
         {
             "model": name,
@@ -234,6 +235,8 @@ def as_csv(table: ProtocolTable) -> str:
             "value": table.values.loc[name, column.name],
             "rank": table.ranks.loc[name, column.name],
             "reversed": table.marked(name, column.name),
+            "protocol": PROTOCOL,
+            "simulated": simulated,
         }
         for name in table.values.index
         for column in COLUMNS
@@ -243,5 +246,5 @@ def as_csv(table: ProtocolTable) -> str:
 
 def write_protocol_table(folder: Path, table: ProtocolTable, *, simulated: bool) -> None:
     """Write ``protocols.csv`` and ``protocols.md`` into a folder of tables."""
-    write_text(folder / f"{TABLE_NAME}.csv", as_csv(table))
+    write_text(folder / f"{TABLE_NAME}.csv", as_csv(table, simulated=simulated))
     write_text(folder / f"{TABLE_NAME}.md", as_markdown(table, simulated=simulated))

@@ -107,7 +107,9 @@ def read_protocol_cases(folder: Path) -> ProtocolCases:
     for name in (ROWS_FILE, DETECTIONS_FILE):
         if not (folder / name).is_file():
             raise DataError(f"{folder / name}: no such file; `{_WRITTEN_BY}` writes it: evaluate the predictions again")
-    rows = pd.read_csv(folder / ROWS_FILE, dtype={"value": np.float64}, keep_default_na=False, na_values=[""])
+    # A case may be called 01.
+    types = dict.fromkeys(_ROW_COLUMNS[:-1], str) | {"value": np.float64}
+    rows = pd.read_csv(folder / ROWS_FILE, dtype=types, keep_default_na=False, na_values={"value": [""]})
     detections = pd.read_parquet(folder / DETECTIONS_FILE)
     for name, table in ((ROWS_FILE, rows), (DETECTIONS_FILE, detections)):
         found = set(table["format"].unique()) if "format" in table else set()

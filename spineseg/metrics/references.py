@@ -78,9 +78,10 @@ def case_reference(source: "Source", case: "Case") -> Reference:
     """Reference of a case of a source, with the set's own centroids where they lie beside its mask."""
     points = None if case.label is None else points_beside(source.root / case.label)
     load = partial(source.read_labels, case)
-    return Reference(
-        case.id, case.subject, load, case.cut_levels, case.source, named=source.labels == "levels", points=points
-    )
+    named = source.labels == "levels"
+    # The audit knows which levels are cut; of numbers, the mask itself has to say it.
+    cut = case.cut_levels if named else None
+    return Reference(case.id, case.subject, load, cut, case.source, named=named, points=points)
 
 
 def _folder_references(folder: Path, convention_name: str) -> list[Reference]:
@@ -143,4 +144,12 @@ def _read_subjects(path: Path) -> dict[str, str]:
     if not rows or not {"case", "subject"} <= set(rows[0]):
         found = ", ".join(rows[0]) if rows else "nothing"
         raise DataError(f"{path}: expected a CSV with the columns case and subject, found {found}")
-    return {row["case"]: row["subject"] for row in rows}
+    people: dict[str, str] = {}
+    for line, row in enumerate(rows, start=2):
+        case, subject = ((row[name] or "").strip() for name in ("case", "subject"))
+        if not case or not subject:
+            raise DataError(f"{path}: line {line}: expected a case and its subject, found '{case}' and '{subject}'")
+        if case in people:
+            raise DataError(f"{path}: line {line}: case '{case}' stands there twice; keep one line")
+        people[case] = subject
+    return people

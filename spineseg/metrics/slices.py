@@ -30,7 +30,7 @@ def slice_indices(count: int, spacing_mm: float) -> list[int]:
     """
     if spacing_mm >= SLICE_STEP_MM:
         return list(range(count))
-    steps = np.rint(SLICE_STEP_MM / spacing_mm * np.arange(count)).astype(int)
+    steps = np.rint(SLICE_STEP_MM * np.arange(count) / spacing_mm).astype(int)
     return [int(step) for step in steps if step < count]
 
 
@@ -146,7 +146,7 @@ def _judge(
         loose = np.zeros(len(s), bool)
     else:
         # What belongs to an object shares its decision: only what belongs to none is judged by its own place.
-        owner = _owners(s, prediction) if edge.dropped or edge.range_mm else np.zeros(len(s), np.int64)
+        owner = _owners(s, prediction) if edge.policy == "ignore" or edge.dropped else np.zeros(len(s), np.int64)
         gone = np.isin(owner, edge.dropped) & (owner > 0)
         loose = _beyond(s, prediction, edge) & (owner == 0)
         if loose.any():
@@ -173,12 +173,16 @@ def _owners(s: SliceInstances, prediction: Volume) -> NDArray[np.int64]:
 
 
 def _beyond(s: SliceInstances, prediction: Volume, edge: EdgeDecision) -> NDArray[np.bool_]:
-    """Whether each box touches a face of the volume or has its centre outside the annotated range."""
-    if edge.range_mm is None:
+    """Whether ``ignore`` may leave each box out: it touches a face, or its centre lies outside the annotated range."""
+    if edge.policy != "ignore":
         return np.zeros(len(s), bool)
     count, height, width = prediction.shape
     y0, z0, y1, z1 = s.boxes.T
-    touching = (y0 <= 0) | (z0 <= 0) | (y1 >= height) | (z1 >= width) | (s.index in (0, count - 1))
+    touching = (y0 <= 0) | (z0 <= 0) | (y1 >= height) | (z1 >= width)
+    if count > 1:
+        touching |= s.index in (0, count - 1)
+    if edge.range_mm is None:
+        return np.asarray(touching)
     centres = np.stack([np.full(len(s), s.index), (y0 + y1 - 1) / 2, (z0 + z1 - 1) / 2], axis=1)
     heights = index_to_mm(prediction.affine, centres)[:, 2]
     return np.asarray(outside(heights, edge.range_mm) | touching)

@@ -211,15 +211,14 @@ def _identification_results(scores: SplitScores, resamples: int) -> Results:
         return {name: dict(NOT_APPLICABLE) for name in ("id", "id_precision", "id_f1", "all_right")}
     names = ("identified_levels", "visible_levels", "predicted_levels")
     table = subject_sums(scores.rows, names, scores.subjects)
-    # Who shows no level and was given none is no unit of these rates.
-    right, visible, predicted = table[table.any(axis=1)].T
-    n = len(right)
-    ratios = {
-        "id": ratio_statistic(right, visible),
-        "id_precision": ratio_statistic(right, predicted),
-        "id_f1": ratio_statistic(2 * right, visible + predicted),
-    }
-    results = {name: statistic_entry(statistic, n, resamples) for name, statistic in ratios.items()}
+    right, visible, predicted = table.T
+    ratios = {"id": (right, visible), "id_precision": (right, predicted), "id_f1": (2 * right, visible + predicted)}
+    results: Results = {}
+    for name, (part, whole) in ratios.items():
+        # Who has nothing of what is divided by is no unit of the rate.
+        units = whole > 0
+        statistic = ratio_statistic(part[units], whole[units])
+        results[name] = statistic_entry(statistic, int(units.sum()), resamples)
     if (scores.rows["metric"] == "point_levels").any():
         results["id_points"] = _point_rate(scores, resamples)
     of_subjects = list(subject_values(metric_rows(scores.rows, "all_right")).values())

@@ -7,6 +7,7 @@ the array nothing is inside, so that a mask's face on the volume's border is sur
 """
 
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -16,6 +17,8 @@ from spineseg.metrics.overlap import content_parts
 from spineseg.metrics.surface_elements import FULL, element_areas_mm2, neighbourhood_codes
 
 Floats = NDArray[np.float64]
+
+_ROUNDING_MM: Final = 1e-6
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,7 +81,11 @@ def assd(distances: SurfaceDistances) -> float:
 
 
 def nsd(distances: SurfaceDistances, tolerance_mm: float) -> float:
-    """Share of both surfaces' area at most ``tolerance_mm`` from the other; 0 if one mask is empty, NaN if both are."""
+    """Share of both surfaces' area at most ``tolerance_mm`` from the other; 0 if one mask is empty, NaN if both are.
+
+    A surface that lies exactly as far away is within, whatever a header's float32 made of the spacing.
+    """
+    tolerance_mm += _ROUNDING_MM
     whole = distances.a_mm2.sum() + distances.b_mm2.sum()
     if whole == 0:
         return float("nan")

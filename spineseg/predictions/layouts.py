@@ -24,6 +24,7 @@ VERSE_MASK: Final = "_seg-vert_msk"
 # VerSe's own ending, those of its releases without it, and that of `predict`.
 POINT_ENDINGS: Final = ("_seg-subreg_ctd.json", "_seg-vb_ctd.json", "_ctd.json", "_centroids.json")
 _STRUCTURE: Final = re.compile(r"vertebrae_(C[1-7]|T[1-9]|T1[0-3]|L[1-6]|S1)")
+_SACRUM: Final = "sacrum"
 # TotalSegmentator's name for its own folder inside a case.
 _INNER: Final = "segmentations"
 _SCANS: Final = re.compile(r"(.*_)?(ct|image|scan|\d{4})", re.IGNORECASE)
@@ -87,6 +88,13 @@ def read_label_map(path: Path, convention_name: str) -> Volume:
     return volume.with_array(relabel(volume.array, rule.table, what=str(path), drop=rule.other))
 
 
+def label_files(path: Path) -> list[Path]:
+    """The files of a case's label map, which may be a folder of one file a structure."""
+    if not path.is_dir():
+        return [path]
+    return [file for file in _volumes(path) if _STRUCTURE.fullmatch(stem(file)) or stem(file) == _SACRUM]
+
+
 def points_beside(path: Path) -> Path | None:
     """VerSe's centroid file of a label map: beside it, under its name or that of its case."""
     names = [stem(path), stem(path).removesuffix(VERSE_MASK)]
@@ -99,7 +107,12 @@ def _volumes(folder: Path) -> list[Path]:
 
 
 def _is_map(path: Path) -> bool:
-    return path.is_file() and is_volume(path) and not path.name.startswith(".")
+    """Whether a path is a volume by its name; one that leads nowhere is refused, not passed over."""
+    if not is_volume(path) or path.name.startswith("."):
+        return False
+    if path.is_symlink() and not path.exists():
+        raise DataError(f"{path}: a link to {path.readlink()}, which does not exist; mend or remove it")
+    return path.is_file()
 
 
 def _verse_file(path: Path) -> LabelFile:
@@ -135,12 +148,16 @@ def _read_structures(folder: Path) -> Volume:
     """One label map of a folder's vertebrae; the sacrum is S1 where that is drawn, as in the multilabel file."""
     files = {level_id(m.group(1)): p for p in _volumes(folder) if (m := _STRUCTURE.fullmatch(stem(p)))}
     for path in _volumes(folder):
-        if stem(path) == "sacrum":
+        if stem(path) == _SACRUM:
             files.setdefault(SACRUM, path)
     labels: Volume | None = None
     for level, path in files.items():
         volume = read_volume(path)
         mask = volume.array != 0
+        values = np.unique(volume.array[mask])
+        if len(values) > 1 or not np.equal(values, np.rint(values)).all():
+            listed = ", ".join(f"{value:g}" for value in values[:3]) + (", …" if len(values) > 3 else "")
+            raise DataError(f"{path}: expected the mask of one structure, 0 and 1, found {listed}; threshold it first")
         if labels is None:
             labels = volume.with_array(np.zeros(volume.shape, np.uint8))
         elif (apart := labels.grid.distance_mm(volume.grid)) > 1e-3:

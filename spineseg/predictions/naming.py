@@ -1,18 +1,13 @@
 """Names for the objects of a scan: the labelling of those that are vertebrae, and crumbs that follow them."""
 
-from typing import Final
-
 import numpy as np
 from numpy.typing import NDArray
 
 from spineseg.geometry import Affine
+from spineseg.metrics.identification import CRUMB_ML, CRUMB_SHARE
 from spineseg.predictions.columns import Floats
 from spineseg.predictions.labelling import DEFAULTS, LabelledSequence, LabellingSettings, label_sequence
 from spineseg.predictions.labelling import object_centres_mm as centres_mm
-
-# PROTOCOL 1.5: what is smaller names nothing.
-CRUMB_ML: Final = 0.5
-CRUMB_SHARE: Final = 0.05
 
 
 def most_probable(distributions: Floats, classes: tuple[int, ...]) -> NDArray[np.int64]:

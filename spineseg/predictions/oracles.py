@@ -4,7 +4,6 @@ Each takes the reference apart into sagittal slices and puts it together again a
 distance of a model to the last row is what better training can still gain, that of the rows to 1 what it cannot.
 """
 
-import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from spineseg.costs import CaseMeter
 from spineseg.errors import ConfigError, DataError
 from spineseg.geometry import Volume, canonical, canonical_grid, resample_labels, restore
 from spineseg.predictions.drawn_masks import STRIDE, drawn_mask
@@ -23,7 +23,6 @@ from spineseg.predictions.masks import encode_crop
 from spineseg.predictions.naming import most_probable
 from spineseg.predictions.slicing import slice_labels
 from spineseg.predictions.store import LabelKind, PredictionWriter
-from spineseg.provenance import peak_memory
 from spineseg.vertebrae import in_convention
 
 if TYPE_CHECKING:
@@ -173,7 +172,7 @@ def predict_oracle(
     provenance = {"run": name, "simulated": prepared.simulated, "settings": _settings(name, settings)}
     with PredictionWriter(output, provenance=provenance, slices="label_map", label_convention=convention) as writer:
         for case in track(prepared.cases, description=name):
-            started = time.perf_counter()
+            meter = CaseMeter()
             try:
                 if case.label is None:
                     raise DataError(f"case '{case.id}': cases.csv names no reference, and an oracle needs one")
@@ -185,8 +184,7 @@ def predict_oracle(
                 if kind == "levels":
                     array = in_convention(array, convention, what=f"oracle of {case.id}")
                 labels = restore(Volume(array, canonical_grid(native.grid).affine), native.grid)
-                seconds, peak = time.perf_counter() - started, peak_memory()["peak_ram_mb"]
-                writer.write(case.id, labels, kind, slices, seconds=seconds, peak_mb=peak)
+                writer.write(case.id, labels, kind, slices, **meter.read())
             except DataError as error:
                 failures[case.id] = str(error)
                 writer.fail(case.id, str(error))

@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, cast, get_args
 
 import numpy as np
 
@@ -58,7 +58,7 @@ class PredictionFolder:
         kinds: what the label values of each case are; None without predictions.json, where each file's header says so
             if it is ours.
         failures: reason of each case that could not be predicted.
-        slice_kind: where slice instances come from.
+        slice_kind: where slice instances come from; without predictions.json each case's own file says it.
         score_threshold: of the exclusive map; None where validation did not give one.
         convention: of the label values of named maps; None where the folder does not say.
         provenance: what ``predict`` says of the model; empty for other tools' folders.
@@ -106,10 +106,14 @@ class PredictionFolder:
         volume = read_label_map(path, rule) if named else read_volume(path)
         found = volume if kind == "levels" else volume.with_array(_numbers(volume, path))
         beside = self.root / f"{case}.json"
-        # What lies beside another tool's label map under such a name is that tool's own.
-        if not beside.is_file() or (self.kinds is None and not _is_ours(beside)):
+        if not beside.is_file():
             return CasePrediction(case, found, kind)
-        return CasePrediction(case, found, kind, _read_slices(beside, found), self.slice_kind)
+        if self.kinds is not None:
+            return CasePrediction(case, found, kind, _read_slices(beside, found), self.slice_kind)
+        slice_kind = _said_kind(beside)
+        if slice_kind is None:
+            return CasePrediction(case, found, kind)
+        return CasePrediction(case, found, kind, _read_slices(beside, found), slice_kind)
 
 
 def open_predictions(folder: Path) -> PredictionFolder:
@@ -131,25 +135,23 @@ def open_predictions(folder: Path) -> PredictionFolder:
             )
         return PredictionFolder(folder, files)
     content = read_json(folder / FOLDER_FILE, FOLDER_FORMAT, _COMMAND)
-    if not content["complete"]:
-        raise DataError(
-            f"{folder}: predict was interrupted after {len(content['cases'])} cases; run `{_COMMAND}` again"
+    try:
+        if not content["complete"]:
+            raise DataError(
+                f"{folder}: predict was interrupted after {len(content['cases'])} cases; run `{_COMMAND}` again"
+            )
+        return PredictionFolder(
+            root=folder,
+            files=files,
+            kinds={case: entry["labels"] for case, entry in content["cases"].items()},
+            failures=content["failures"],
+            slice_kind=content["slices"],
+            score_threshold=content["score_threshold"],
+            convention=content["convention"],
+            provenance=content["provenance"],
         )
-    return PredictionFolder(
-        root=folder,
-        files=files,
-        kinds={case: entry["labels"] for case, entry in content["cases"].items()},
-        failures=content["failures"],
-        slice_kind=content["slices"],
-        score_threshold=content["score_threshold"],
-        convention=content["convention"],
-        provenance=content["provenance"],
-    )
-
-
-def read_prediction(folder: Path, case: str, convention_name: str = "verse") -> CasePrediction:
-    """Read one case of a predictions folder; see ``PredictionFolder.read``."""
-    return open_predictions(folder).read(case, convention_name)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise DataError(f"{folder / FOLDER_FILE}: damaged ({error!r}); `{_COMMAND}` writes it") from error
 
 
 class PredictionWriter:
@@ -209,6 +211,7 @@ class PredictionWriter:
         *,
         seconds: float,
         peak_mb: float,
+        peak_vram_mb: float | None = None,
         levels: Mapping[str, Mapping[str, Any]] | None = None,
     ) -> None:
         """Write one case.
@@ -221,6 +224,7 @@ class PredictionWriter:
             slices: instances in the canonical frame; None = label map only.
             seconds: wall time of the case.
             peak_mb: peak memory in MB (10⁶ bytes).
+            peak_vram_mb: of the GPU, where there is one.
             levels: of each level by name: body centre in mm, confidence.
         """
         wide = kind == "instances" or max(self._level_of) > np.iinfo(np.uint8).max
@@ -228,7 +232,8 @@ class PredictionWriter:
         if not np.array_equal(array, labels.array):
             raise DataError(f"case '{case}': label values beyond {array.dtype}; expected {kind}")
         if slices is not None:
-            content = {"format": SLICES_FORMAT, "case": case, "size": list(canonical_grid(labels.grid).shape[1:])}
+            size = list(canonical_grid(labels.grid).shape[1:])
+            content = {"format": SLICES_FORMAT, "case": case, "slices_of": self._head["slices"], "size": size}
             rows = [_slice_entry(s) for s in sorted(slices, key=lambda s: s.index) if len(s)]
             text = json.dumps(content | {"levels": dict(levels or {}), "slices": rows}, separators=(",", ":"))
             write_text(self.folder / f"{case}.json", text)
@@ -246,6 +251,8 @@ class PredictionWriter:
         )
         self._failures.pop(case, None)
         self._cases[case] = {"labels": kind, "seconds": round(seconds, 3), "peak_mb": round(peak_mb, 1)}
+        if peak_vram_mb is not None:
+            self._cases[case]["peak_vram_mb"] = round(peak_vram_mb, 1)
         self._write_folder_file(complete=False)
 
     def _value_names(self, array: np.ndarray[Any, np.dtype[Any]]) -> dict[str, str]:
@@ -322,29 +329,37 @@ def _read_slices(path: Path, labels: Volume) -> dict[int, SliceInstances]:
         raise DataError(
             f"{path}: slices of size {content['size']}; expected [Y, Z] = {[height, width]} of the label map"
         )
-    found: dict[int, SliceInstances] = {}
-    for row in content["slices"]:
-        if not 0 <= row["index"] < count:
-            raise DataError(f"{path}: slice {row['index']}; expected 0 to {count - 1}")
-        found[row["index"]] = SliceInstances(
-            index=row["index"],
-            size=(height, width),
-            masks=tuple(Rle(size=[height, width], counts=counts) for counts in row["rle"]),
-            scores=np.array(row["score"], np.float32),
-            levels=np.array([level or 0 for level in row["level"]], np.int64),
-            boxes=np.array(row["box"], np.float64),
-            probabilities=np.array(row["distribution"], np.float32) if "distribution" in row else None,
-            classes=tuple(row.get("classes", ())),
-        )
+    try:
+        found = {row["index"]: _slice(row, (height, width)) for row in content["slices"]}
+    except (KeyError, TypeError, ValueError) as error:
+        raise DataError(f"{path}: damaged slices ({error!r}); `{_COMMAND}` writes them") from error
+    if beyond := [index for index in found if not 0 <= index < count]:
+        raise DataError(f"{path}: slice {beyond[0]}; expected 0 to {count - 1}")
     return found
 
 
-def _is_ours(path: Path) -> bool:
+def _slice(row: Mapping[str, Any], size: tuple[int, int]) -> SliceInstances:
+    return SliceInstances(
+        index=row["index"],
+        size=size,
+        masks=tuple(Rle(size=list(size), counts=counts) for counts in row["rle"]),
+        scores=np.array(row["score"], np.float32),
+        levels=np.array([level or 0 for level in row["level"]], np.int64),
+        boxes=np.array(row["box"], np.float64),
+        probabilities=np.array(row["distribution"], np.float32) if "distribution" in row else None,
+        classes=tuple(row.get("classes", ())),
+    )
+
+
+def _said_kind(path: Path) -> SliceKind | None:
+    """Where a case's slices come from, if the file is ours and says it; else it is another tool's own."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
-        return False
-    return isinstance(content, dict) and str(content.get("format", "")).startswith(SLICES_FORMAT.split()[0] + " ")
+        return None
+    ours = isinstance(content, dict) and str(content.get("format", "")).startswith(SLICES_FORMAT.split()[0] + " ")
+    said = content.get("slices_of") if ours else None
+    return cast(SliceKind, said) if said in get_args(SliceKind) else None
 
 
 def _numbers(volume: Volume, path: Path) -> np.ndarray[Any, np.dtype[np.uint16]]:

@@ -1,6 +1,5 @@
 """The ``threshold`` baseline: what a spine model has to beat, the largest bright component, closed (no training)."""
 
-import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -11,10 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import distance_transform_edt, gaussian_filter
 
+from spineseg.costs import CaseMeter
 from spineseg.errors import DataError
 from spineseg.geometry import Volume
 from spineseg.predictions.store import PredictionWriter
-from spineseg.provenance import peak_memory
 
 if TYPE_CHECKING:
     from spineseg.data.scans import Scan
@@ -91,7 +90,12 @@ def _closed(mask: NDArray[np.bool_], radius_mm: float, spacing: Sequence[float])
 
 
 def predict_threshold(
-    scans: Sequence["Scan"], output: Path, settings: ThresholdSettings = DEFAULTS, *, convention: str = "verse"
+    scans: Sequence["Scan"],
+    output: Path,
+    settings: ThresholdSettings = DEFAULTS,
+    *,
+    convention: str = "verse",
+    simulated: bool = False,
 ) -> dict[str, str]:
     """Write a predictions folder of the baseline: one unnamed object a scan.
 
@@ -100,6 +104,7 @@ def predict_threshold(
         output: the predictions folder.
         settings: of the baseline.
         convention: recorded in the folder; there are no level values to write.
+        simulated: whether `simulate` made the scans.
 
     Returns:
         The reason for each case that failed; the others are written.
@@ -109,16 +114,15 @@ def predict_threshold(
     from spineseg.data.scans import failure_reason
 
     failures: dict[str, str] = {}
-    provenance = {"run": NAME, "simulated": False, "settings": asdict(settings)}
+    provenance = {"run": NAME, "simulated": simulated, "settings": asdict(settings)}
     with PredictionWriter(output, provenance=provenance, slices="label_map", label_convention=convention) as writer:
         for scan in track(scans, description=NAME):
-            started = time.perf_counter()
+            meter = CaseMeter()
             try:
                 mask = threshold_spine(scan.read(), settings)
             except (DataError, MemoryError) as error:
                 failures[scan.case] = failure_reason(scan.case, error)
                 writer.fail(scan.case, failures[scan.case])
                 continue
-            seconds, peak = time.perf_counter() - started, peak_memory()["peak_ram_mb"]
-            writer.write(scan.case, mask, "instances", None, seconds=seconds, peak_mb=peak)
+            writer.write(scan.case, mask, "instances", None, **meter.read())
     return failures

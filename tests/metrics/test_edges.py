@@ -66,11 +66,21 @@ def test_crop_scores_the_slab_of_the_uncut_levels() -> None:
     assert set(np.unique(inside)) == {0, 20, 21}
 
 
-def test_without_a_reference_every_prediction_counts() -> None:
+def test_without_a_reference_there_is_no_range_but_there_are_faces() -> None:
     nothing = column({})
     prediction = column({20: (36, 46), 21: (50, 60)})
-    found = decide(nothing, prediction, confusion(nothing.array, prediction.array), (), "ignore", named=True)
-    assert (found.levels, found.kept, found.dropped, found.range_mm) == ((), (20, 21), (), None)
+    pairs = confusion(nothing.array, prediction.array)
+    found = decide(nothing, prediction, pairs, (), "ignore", named=True)
+    assert (found.levels, found.kept, found.dropped, found.range_mm) == ((), (20,), (21,), None)
+    for policy in ("crop", "count"):
+        found = decide(nothing, prediction, pairs, (), policy, named=True)  # type: ignore[arg-type]
+        assert (found.kept, found.dropped) == ((20, 21), ())
+
+
+def test_a_slice_by_itself_has_no_faces_along_its_own_axis() -> None:
+    one = np.zeros((1, 20, 30), np.uint8)
+    one[0, 5:9, 5:9], one[0, 0:3, 15:19] = 1, 2
+    assert labels_at_faces(one) == {2}
 
 
 @pytest.mark.parametrize("flip", [(1, 1, 1), (-1, 1, 1), (1, -1, 1), (1, 1, -1)])

@@ -140,14 +140,18 @@ def test_reversals_are_the_pairs_in_another_order(rows: list[list[float]]) -> No
     own = {column.family: column for column in reversed(COLUMNS)}
     for column in COLUMNS:
         base = own[column.family]
-        better = {
-            (a, b)
-            for a in names
-            for b in names
-            if (values[a][base.name] - values[b][base.name]) * (1 if base.rising else -1) > 1e-8
-            and (values[a][column.name] - values[b][column.name]) * (1 if column.rising else -1) < -1e-8
-        }
-        assert {(r.better, r.worse) for r in table.reversals if r.column == column.name} >= better
+        # What differs by less than a rank can tell may be one or the other.
+        clear, any_at_all = (
+            {
+                (a, b)
+                for a in names
+                for b in names
+                if (values[a][base.name] - values[b][base.name]) * (1 if base.rising else -1) > least
+                and (values[a][column.name] - values[b][column.name]) * (1 if column.rising else -1) < -least
+            }
+            for least in (1e-8, 0.0)
+        )
+        assert clear <= {(r.better, r.worse) for r in table.reversals if r.column == column.name} <= any_at_all
         assert {table.ranks[column.name].min()} == {1.0}
     assert set(HEADLINES) <= {column.name for column in COLUMNS}
 
@@ -182,7 +186,7 @@ def test_tables_come_back_from_csv(tmp_path: Path, folders: dict[str, Path]) -> 
     write_protocol_table(tmp_path, table, simulated=False)
     assert "SIMULATED" not in (tmp_path / "protocols.md").read_text()
     long = pd.read_csv(tmp_path / "protocols.csv")
-    assert (tmp_path / "protocols.csv").read_text() == as_csv(table)
+    assert (tmp_path / "protocols.csv").read_text() == as_csv(table, simulated=False)
     again = long.assign(name=long["tool"] + " " + long["metric"]).pivot(index="model", columns="name", values="value")
     for column in COLUMNS:
         np.testing.assert_allclose(again.loc["thin", column.name], table.values.loc["thin", column.name])

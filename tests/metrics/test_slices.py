@@ -12,6 +12,7 @@ from pycocotools.cocoeval import COCOeval
 
 from spineseg.geometry import Volume
 from spineseg.metrics.cases import score_case
+from spineseg.metrics.matching import IGNORED
 from spineseg.metrics.pooling import ap_from_detections
 from spineseg.metrics.slices import slice_indices
 from spineseg.predictions.instances import SliceInstances, exclusive, from_masks, nms_agnostic
@@ -136,6 +137,12 @@ def test_slices_lie_three_millimetres_apart() -> None:
         assert np.abs(np.array(found) * spacing - 3 * np.arange(len(found))).max() <= spacing / 2 + 1e-9
 
 
+@pytest.mark.parametrize("spacing", [0.56, 0.72, 1.12, 1.36])
+def test_rounding_is_that_of_the_quotient_and_not_of_a_rounded_factor(spacing: float) -> None:
+    expected = [round(3 * k / spacing) for k in range(500)]
+    assert slice_indices(500, spacing) == [index for index in expected if index < 500]
+
+
 def box_column(*spans: tuple[int, int, int]) -> Volume:
     labels = np.zeros((5, 30, 60), np.uint8)
     for level, z0, z1 in spans:
@@ -244,5 +251,29 @@ def test_renamed_label_maps_are_judged_by_their_objects_and_not_by_the_slices_ol
     assert scored.edge.dropped == (24,)
     assert values[("id", "")] == values[("recall", "")] == values[("precision", "")] == 1
     table = scored.detections[scored.detections["set"] == "exclusive"]
-    # Named AP stays with the network's own classes.
-    assert {22, 23, 24} <= set(table["level"]) <= {22, 23, 24, 25}
+    # Named AP stays with the network's own classes; what lies on the cut L5, called L6, has left.
+    assert set(table.loc[table["mask_agnostic_50"] != IGNORED, "level"]) == {22, 23, 24}
+
+
+def test_what_is_invented_in_a_slice_by_itself_is_false() -> None:
+    picture = np.zeros((1, 80, 80), np.uint8)
+    picture[0, 10:20, 10:20] = 1
+    truth = Volume(picture, AFFINE)
+    invented = picture.copy()
+    invented[0, 40:50, 10:20] = 2
+    labels = truth.with_array(invented)
+    expected = {"fp": 1, "tp": 1, "ignored": 0, "references": 1}
+    assert states(truth, one_each(labels), labels, cut_levels=None) == expected
+    assert states(truth, one_each(labels), truth, cut_levels=None) == expected, "a detection of no object"
+
+
+def test_a_slice_counts_its_hundred_surest_detections() -> None:
+    grid = np.zeros((1, 130, 130), np.uint16)
+    for number in range(101):
+        y, z = 12 * (number // 10) + 1, 12 * (number % 10) + 1
+        grid[0, y : y + 10, z : z + 10] = number + 1
+    truth = Volume(grid, AFFINE)
+    (s,) = one_each(truth).values()
+    ranked = SliceInstances(0, s.size, s.masks, np.linspace(0.9, 0.1, 101, dtype=np.float32), s.levels, s.boxes)
+    found = states(truth, {0: ranked}, truth, edge="count", score_threshold=0.05)
+    assert (found["tp"], found["references"]) == (100, 101)

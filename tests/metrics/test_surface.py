@@ -121,3 +121,11 @@ def test_the_border_of_the_volume_is_surface() -> None:
     inner[3:6, 3:6, 3:6], cut[3:6, 3:6, 3:6] = True, True
     here, there = (surface_distances(mask, mask, (1, 1, 1)) for mask in (inner, cut))
     assert there.a_mm2.sum() == pytest.approx(here.a_mm2.sum())
+
+
+@pytest.mark.parametrize("step", [1.0, np.float32(1.00000003), 0.1])
+def test_what_lies_exactly_at_the_tolerance_is_within_for_any_spacing(step: float) -> None:
+    first, second = at((4, 4, 4)), at((6, 4, 4))
+    spacing = (float(step),) * 3
+    assert nsd(surface_distances(first, second, spacing), 2 * float(np.float32(step))) == 1
+    assert nsd(surface_distances(first, second, spacing), 1.9 * float(step)) < 1

@@ -1,6 +1,7 @@
 """Label maps found and read in the layouts of other tools."""
 
 import json
+import math
 from pathlib import Path
 
 import numpy as np
@@ -139,3 +140,19 @@ def test_every_level_has_a_structure(tmp_path: Path) -> None:
         write_volume(tmp_path / f"vertebrae_{name}.nii.gz", Volume(mask, np.eye(4)))
     found = read_label_map(tmp_path, "verse").array[:, 0, 0]
     assert [level_name(int(level)) for level in found] == names
+
+
+@pytest.mark.parametrize("values", [(1.0, 0.02), (1.0, math.nan), (0.5,), (1, 2)])
+def test_a_structure_that_is_no_mask_is_refused(tmp_path: Path, values: tuple[float, ...]) -> None:
+    array = np.zeros(truth().shape, np.float32)
+    array.flat[: len(values)] = values
+    write_volume(tmp_path / "vertebrae_L1.nii.gz", truth().with_array(array))
+    with pytest.raises(DataError, match=r"vertebrae_L1.*expected the mask of one structure"):
+        read_label_map(tmp_path, "verse")
+
+
+def test_a_link_that_leads_nowhere_is_named(tmp_path: Path) -> None:
+    write_volume(tmp_path / "a.nii.gz", truth())
+    (tmp_path / "b.nii.gz").symlink_to(tmp_path / "gone.nii.gz")
+    with pytest.raises(DataError, match=r"b\.nii\.gz.*gone\.nii\.gz"):
+        find_label_maps(tmp_path)

@@ -11,7 +11,7 @@ from spineseg.errors import ConfigError, DataError, FormatError
 from spineseg.geometry import Volume, canonical
 from spineseg.predictions.instances import SliceInstances, from_masks
 from spineseg.predictions.slicing import slice_labels
-from spineseg.predictions.store import LabelKind, PredictionWriter, open_predictions, read_prediction
+from spineseg.predictions.store import LabelKind, PredictionWriter, open_predictions
 from spineseg.vertebrae import CONVENTIONS, in_convention
 from spineseg.volumes import read_volume, write_volume
 
@@ -66,7 +66,7 @@ def test_a_case_is_read_as_it_was_written(tmp_path: Path) -> None:
             np.testing.assert_array_equal(read.levels, s.levels)
             np.testing.assert_allclose(read.boxes, s.boxes, atol=1e-3)
             assert read.probabilities == pytest.approx(s.probabilities, abs=1e-5)
-    numbered = read_prediction(tmp_path, "case2")
+    numbered = open_predictions(tmp_path).read("case2")
     assert (numbered.kind, numbered.labels.array.dtype, numbered.slices) == ("instances", np.uint16, None)
 
 
@@ -83,7 +83,7 @@ def test_a_folder_that_says_its_convention_is_believed(tmp_path: Path) -> None:
     with PredictionWriter(tmp_path, provenance={}, label_convention="kaggle") as writer:
         sacrum = labels.with_array(np.where(labels.array == 20, 25, 0))
         writer.write("case1", sacrum, "levels", None, seconds=1, peak_mb=1)
-    assert set(np.unique(read_prediction(tmp_path, "case1").labels.array)) == {0, 26}  # S1
+    assert set(np.unique(open_predictions(tmp_path).read("case1").labels.array)) == {0, 26}  # S1
 
 
 @pytest.mark.parametrize("name", sorted(CONVENTIONS))
@@ -95,7 +95,7 @@ def test_values_of_any_convention_are_written_and_read_as_levels(tmp_path: Path,
     with PredictionWriter(tmp_path, provenance={}, label_convention=name) as writer:
         writer.write("a", Volume(values, AFFINE), "levels", None, seconds=1, peak_mb=1)
     np.testing.assert_array_equal(read_volume(tmp_path / "a.nii.gz").array, values)
-    found = read_prediction(tmp_path, "a").labels.array
+    found = open_predictions(tmp_path).read("a").labels.array
     np.testing.assert_array_equal(found, levels)
     assert found.dtype == np.uint8
 
@@ -197,6 +197,35 @@ def test_our_files_without_predictions_json_say_what_they_hold(
     assert (found.kind, set(np.unique(found.labels.array))) == (kind, values)  # Kaggle's 25 is S1
     with pytest.raises(DataError, match=rf"case1.*labels: {kind}.*prediction_labels="):
         open_predictions(tmp_path).read("case1", labels="instances" if kind == "levels" else "levels")
+
+
+def test_a_detectors_slices_are_a_detectors_without_predictions_json_too(tmp_path: Path) -> None:
+    labels = volume()
+    with PredictionWriter(tmp_path, provenance={}, slices="detections") as writer:
+        writer.write("case1", labels, "levels", detections(labels), seconds=1, peak_mb=1)
+    (tmp_path / "predictions.json").unlink()
+    found = open_predictions(tmp_path).read("case1")
+    assert found.slices and found.slice_kind == "detections"
+    # Slices that do not say whose they are cannot be scored as either: the label map is.
+    beside = tmp_path / "case1.json"
+    content = json.loads(beside.read_text())
+    beside.write_text(json.dumps({key: value for key, value in content.items() if key != "slices_of"}))
+    assert open_predictions(tmp_path).read("case1").slices is None
+
+
+def test_damaged_files_of_ours_are_named(tmp_path: Path) -> None:
+    labels = volume()
+    with PredictionWriter(tmp_path, provenance={}) as writer:
+        writer.write("case1", labels, "levels", detections(labels), seconds=1, peak_mb=1, peak_vram_mb=2.04)
+    folder_file = tmp_path / "predictions.json"
+    assert json.loads(folder_file.read_text())["cases"]["case1"]["peak_vram_mb"] == 2.0
+    beside = tmp_path / "case1.json"
+    beside.write_text(beside.read_text().replace('"rle"', '"rles"'))
+    with pytest.raises(DataError, match=r"case1\.json: damaged slices"):
+        open_predictions(tmp_path).read("case1")
+    folder_file.write_text(folder_file.read_text().replace('"complete"', '"completed"'))
+    with pytest.raises(DataError, match=r"predictions\.json: damaged"):
+        open_predictions(tmp_path)
 
 
 def test_a_header_of_another_version_is_refused(tmp_path: Path) -> None:
