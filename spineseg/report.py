@@ -106,8 +106,12 @@ def _study(name: str, runs: Path) -> Path:
 
 
 def _matching(pattern: Path) -> list[Path]:
+    """What a glob finds, without what is hidden there, such as a run that is still being made."""
     anchor = Path(pattern.anchor)
-    return sorted(anchor.glob(str(pattern.relative_to(anchor)) if pattern.anchor else str(pattern)))
+    found = anchor.glob(str(pattern.relative_to(anchor)) if pattern.anchor else str(pattern))
+    return sorted(
+        path for path in found if not any(part.startswith(".") for part in set(path.parts) - set(pattern.parts))
+    )
 
 
 if __name__ == "__main__":

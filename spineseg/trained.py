@@ -165,8 +165,12 @@ def load_models(runs: Sequence[Run], checkpoint: Literal["best", "last"] = "best
 def origin(runs: Sequence[Run], model: TrainedModel, checkpoint: str) -> dict[str, Any]:
     """What predictions.json says of where a model comes from; of an ensemble, of each member its fold and subjects."""
     names = " + ".join(run.name for run in runs)
+    told = [read_provenance(run) for run in runs]
     found: dict[str, Any] = {"run": names, "checkpoint": checkpoint}
-    if seen := set[str]().union(*(subjects_seen(read_provenance(run)) for run in runs)):
+    if len(told) == 1:
+        # So that a report of what `evaluate` makes of them knows seeds of one recipe apart.
+        found |= {key: told[0].get(key) for key in ("seed", "fold")}
+    if seen := set[str]().union(*map(subjects_seen, told)):
         # By name, so that a report of these predictions can refuse scores of subjects that a member has seen.
         found["train_subjects"] = sorted(seen)
     if model.members:

@@ -1,6 +1,7 @@
 """The program ``report`` from end to end, on scored runs that were never trained."""
 
 import csv
+import json
 import shutil
 from pathlib import Path
 
@@ -111,6 +112,73 @@ def test_runs_that_cannot_be_compared_leave_an_earlier_report_alone(runs: Path, 
         report(output, runs / "threshold" / "scores", fewer, runs=runs)
     assert sorted(path.name for path in (output / "tables").iterdir()) == before
     assert (output / "report.md").read_text().startswith("# first")
+
+
+def test_a_figure_that_cannot_be_drawn_leaves_an_earlier_report_alone(
+    runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output = tmp_path / "report"
+    report(output, runs / "threshold" / "scores", runs=runs, title="first")
+    before = {path: path.read_bytes() for path in output.rglob("*") if path.is_file()}
+
+    def fail(*_: object, **__: object) -> None:
+        raise ValueError("no figure")
+
+    monkeypatch.setattr("spineseg.reporting.figures.draw_precision", fail)
+    with pytest.raises(ValueError, match="no figure"):
+        report(output, runs / "threshold" / "scores", runs=runs, title="second")
+    assert {path: path.read_bytes() for path in output.rglob("*") if path.is_file()} == before
+    assert [path.name for path in tmp_path.iterdir()] == ["report"]
+
+
+def test_an_earlier_page_does_not_outlive_its_report(runs: Path, tmp_path: Path) -> None:
+    output = tmp_path / "report"
+    build_report([runs / "threshold" / "scores"], output, worst=0)
+    (output / "own.txt").write_text("a note of the reader's")
+    assert (output / "report.html").is_file()
+    found = build_report([runs / "threshold" / "scores"], output, worst=0, html=False)
+    assert not (output / "report.html").exists() and (output / "own.txt").is_file()
+    assert all(path.is_file() and path.parent == output / "figures" for path in found.figures.values())
+
+
+def test_without_predictions_no_scan_is_read_for_a_pass(
+    runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = shutil.copytree(runs / "threshold" / "scores", tmp_path / "alone" / "scores")
+    asked: list[str] = []
+
+    def looked(read: list[object], case: str, *_: object) -> None:
+        asked.append(case)
+        raise DataError(f"{case}: nothing there")
+
+    monkeypatch.setattr("spineseg.reporting.worst_cases.case_views", looked)
+    found = build_report([folder], tmp_path / "report", worst=1, html=False)
+    assert len(asked) == 1 and "pass" not in found.figures
+
+
+def test_an_overfit_check_says_so_in_every_output(tmp_path: Path) -> None:
+    overfit = {"overfit": "case00"}
+    made = [
+        write_run(tmp_path / "runs", name, subjects=range(2), simulated=False, provenance=overfit)
+        for name in ("unet_csi", "yolo_csi_levels")
+    ]
+    output = tmp_path / "report"
+    report(output, *made, runs=tmp_path)
+    texts = [path for path in output.rglob("*") if path.suffix in (".md", ".csv", ".tex")]
+    assert len(texts) > 30
+    for path in texts:
+        assert "OVERFIT check" in path.read_text(), path
+    assert r"\textbf" not in (output / "tables" / "headline.tex").read_text()
+
+
+def test_notes_name_no_place(runs: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(next((runs / "csi" / "unet_csi").glob("*")), tmp_path / "my runs" / "one")
+    provenance = json.loads((folder / "provenance.json").read_text())
+    provenance["exclusions"] = f"1 case left out by {tmp_path}/my runs/one/exclude.csv"
+    (folder / "provenance.json").write_text(json.dumps(provenance))
+    report(tmp_path / "report", folder, runs=runs)
+    page = (tmp_path / "report" / "report.md").read_text()
+    assert "left out by …/exclude.csv" in page and "my runs" not in page
 
 
 def test_nothing_to_report_is_an_error(tmp_path: Path) -> None:

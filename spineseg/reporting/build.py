@@ -1,25 +1,28 @@
 """Build a report from scored runs and write its folder."""
 
+import shutil
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
 from spineseg.data.files import write_text
-from spineseg.errors import DataError, SpinesegError
+from spineseg.errors import DataError
 from spineseg.metrics.intervals import LEAST_SUBJECTS, RESAMPLES
 from spineseg.metrics.means import FEW_SUBJECTS, LEAST_SUBJECTS_PER_LEVEL
 from spineseg.reporting.checklist import checklist
 from spineseg.reporting.comparability import check_comparable
 from spineseg.reporting.comparison_tables import pair_table, protocols_table, rank_table, run_table, variation_table
 from spineseg.reporting.comparisons import Pair, compare_pairs
+from spineseg.reporting.field_table import field_table
 from spineseg.reporting.figures import draw_figures
 from spineseg.reporting.latex import latex_table
 from spineseg.reporting.level_tables import by_level, by_subject, dice_means, errors, identification, localisation
 from spineseg.reporting.markdown import markdown_report, markdown_table
 from spineseg.reporting.models import ScoredModel, score_models
+from spineseg.reporting.places import places_of, without_places
 from spineseg.reporting.runs import Report, ScoredRun, Table, load_runs
 from spineseg.reporting.tables import detection_table, headline_table
-from spineseg.reporting.worst_cases import runs_that_show, view_of, worst_of
 
 PAGE: Final = "report.md"
 HTML: Final = "report.html"
@@ -62,70 +65,57 @@ def build_report(
     simulated = any(run.simulated for run in loaded)
     pairs: list[Pair] = []
     tables: dict[str, Table] = {}
-    figures: dict[str, Path] = {}
-    not_drawn: list[str] = []
+    asked = None
     if study is not None:
-        from spineseg.reporting.study import study_figures, study_tables
+        from spineseg.reporting.study import figures_of, tables_of
         from spineseg.reporting.study_results import read_study
 
         asked = read_study(study)
         simulated = simulated or asked.simulated
-        tables |= {table.name: table for table in study_tables(study)}
+        tables |= {table.name: table for table in tables_of(asked)}
         loaded += asked.runs.values()
     if models:
         check_comparable(models)
-        pairs = compare_pairs(models, simulated=simulated, resamples=resamples)
-        tables |= {table.name: table for table in comparison_of(models, pairs, simulated=simulated)}
-    # An earlier report goes only when there is something to take its place.
-    _clear(output)
-    if study is not None:
-        figures |= study_figures(study, output / "figures")
-    if models:
-        figures |= draw_figures(models, pairs, output / "figures", simulated=simulated, worst=worst, notes=not_drawn)
-        if worst:
-            figures |= pass_through(models, output / "figures")
-    report = Report(
-        title=title or _title(models, study),
-        simulated=simulated,
-        runs=tuple(loaded),
-        tables=tables,
-        figures=figures,
-        notes=(*_notes(models, unscored, simulated=simulated), *not_drawn),
-        pairs=tuple(pairs),
-    )
-    write_report(report, output, worst=worst, labels=labels or {}, html=html)
-    return report
-
-
-def pass_through(models: Sequence[ScoredModel], folder: Path) -> dict[str, Path]:
-    """Animate the worst case of which a label map is at hand, with the first model that has one."""
-    from spineseg.reporting.gif import write_gif
-
-    for score in worst_of(models, len(models[0].subjects)):
-        try:
-            view = view_of(models, score)
-        except SpinesegError:
-            continue
-        shown = next(
-            ((name, run) for name, run in runs_that_show(models, score.case) if run.name in view.predictions), None
+        pairs = compare_pairs(models, resamples=resamples)
+        tables |= {table.name: table for table in comparison_of(models, pairs)}
+    _check_free(output)
+    # An earlier report goes only when there is a whole one to take its place.
+    partial = output.absolute().with_name(f".partial-{output.absolute().name}")
+    shutil.rmtree(partial, ignore_errors=True)
+    try:
+        not_drawn: list[str] = []
+        figures = {} if asked is None else figures_of(asked, partial / "figures")
+        if models:
+            figures |= draw_figures(models, pairs, partial / "figures", worst=worst, notes=not_drawn)
+        roots = (*places_of(loaded), output.absolute(), *(() if study is None else (study.absolute(),)))
+        notes = (*_notes(models, unscored, simulated=simulated), *not_drawn)
+        report = Report(
+            title=title or _title(models, study),
+            simulated=simulated,
+            runs=tuple(loaded),
+            tables=tables,
+            figures=figures,
+            notes=tuple(without_places(note, roots) for note in notes),
+            pairs=tuple(pairs),
         )
-        if shown is not None:
-            write_gif(view, folder / "pass.gif", run=shown[1].name, label=shown[0])
-            return {"pass": folder / "pass.gif"}
-    return {}
+        write_report(report, partial, worst=worst, labels=labels or {}, html=html)
+        _replace(output, partial)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return replace(report, figures={name: output / path.relative_to(partial) for name, path in figures.items()})
 
 
-def comparison_of(models: Sequence[ScoredModel], pairs: Sequence[Pair], *, simulated: bool) -> list[Table]:
+def comparison_of(models: Sequence[ScoredModel], pairs: Sequence[Pair]) -> list[Table]:
     """Every table of a comparison, the headline first."""
-    tables = [headline_table(models, pairs, marked=not simulated), detection_table(models)]
+    tables = [headline_table(models, pairs), detection_table(models)]
     if any(model.named for model in models):
         tables += [dice_means(models), identification(models), localisation(models)]
         tables += [by_level(models, "dice", "Dice"), by_level(models, "identified", "Identification rate")]
         tables += [by_subject(models, "dice", "Dice"), by_subject(models, "id_case", "Identification rate")]
-    tables += [by_subject(models, "dice_spine", "Dice of the whole spine"), errors(models)]
+    tables += [by_subject(models, "dice_spine", "Dice of the whole spine"), errors(models), field_table(models)]
     if pairs:
         tables.append(pair_table(models, pairs))
-    if (ranks := rank_table(models, simulated=simulated)) is not None:
+    if (ranks := rank_table(models)) is not None:
         tables.append(ranks)
     if (protocols := protocols_table(models)) is not None:
         tables.append(protocols)
@@ -148,7 +138,7 @@ def write_report(
         place = output / "tables" / table.name
         write_text(place.with_suffix(".md"), markdown_table(table) + "\n")
         write_text(place.with_suffix(".tex"), latex_table(table))
-        write_text(place.with_suffix(".csv"), csv_table(table, simulated=report.simulated))
+        write_text(place.with_suffix(".csv"), csv_table(table))
     write_text(output / CHECKLIST, checklist(report))
     links = [f"[Reporting checklist]({CHECKLIST})", *([f"[Page with viewer]({HTML})"] if html else [])]
     write_text(output / PAGE, markdown_report(report, output, more=links))
@@ -158,10 +148,12 @@ def write_report(
         write_html(report, output / HTML, worst=worst, labels=labels)
 
 
-def csv_table(table: Table, *, simulated: bool) -> str:
-    """Numbers of a table at full precision; a column says which data they are of."""
+def csv_table(table: Table) -> str:
+    """Numbers of a table at full precision; constant columns say by which rules, and which data they are of."""
     frame = table.frame if table.values is None else table.values
-    text: str = frame.assign(data="SIMULATED" if simulated else "real").to_csv(index=False)
+    # A study may have an axis of that name.
+    facts = {f"{name} of the scores" if name in frame else name: value for name, value in table.facts.items()}
+    text: str = frame.assign(**facts).to_csv(index=False)
     return text
 
 
@@ -172,16 +164,26 @@ def _title(models: Sequence[ScoredModel], study: Path | None) -> str:
     return names[0] if len(names) == 1 else f"{len(names)} models on the same cases: {', '.join(names)}"
 
 
-def _clear(output: Path) -> None:
-    """Remove an earlier report's files; refuse to mix with what is no report."""
-    if not (output / PAGE).is_file():
-        if output.is_dir() and any(output.iterdir()):
-            raise DataError(f"{output}: holds files, but no {PAGE} of an earlier report; give a new or empty folder")
-        return
+def _check_free(output: Path) -> None:
+    """Refuse to mix with what is no report."""
+    if not (output / PAGE).is_file() and output.is_dir() and any(output.iterdir()):
+        raise DataError(f"{output}: holds files, but no {PAGE} of an earlier report; give a new or empty folder")
+
+
+def _replace(output: Path, partial: Path) -> None:
+    """Put a whole report where an earlier one lies; what is no report's own stays."""
     for folder, suffixes in _OURS.items():
         for path in (output / folder).glob("*"):
             if path.suffix in suffixes:
                 path.unlink()
+    for name in (PAGE, HTML, CHECKLIST):
+        (output / name).unlink(missing_ok=True)
+    # The page last: it says that a report lies here.
+    for path in sorted(partial.rglob("*"), key=lambda path: path == partial / PAGE):
+        if path.is_file():
+            place = output / path.relative_to(partial)
+            place.parent.mkdir(parents=True, exist_ok=True)
+            path.replace(place)
 
 
 def _notes(models: Sequence[ScoredModel], unscored: Sequence[Path], *, simulated: bool) -> list[str]:

@@ -9,7 +9,7 @@ import numpy as np
 from spineseg.errors import DataError, SpinesegError
 from spineseg.geometry import Volume, canonical
 from spineseg.metrics.references import find_references
-from spineseg.reporting.places import without_places
+from spineseg.reporting.places import places_of, without_places
 
 if TYPE_CHECKING:
     from spineseg.data.prepared import Prepared
@@ -27,7 +27,7 @@ def read_prediction_of(run: "ScoredRun", case: str, notes: list[str]) -> tuple[V
         rule = str(run.summary.get("prediction_convention") or "verse")
         found = open_predictions(run.predictions).read(case, rule, run.summary.get("prediction_labels"))
     except SpinesegError as error:
-        notes.append(f"{run.name}: {without_places(str(error))}")
+        notes.append(f"{run.name}: {without_places(str(error), places_of([run]))}")
         return None
     return canonical(found.labels), found.kind == "levels"
 
@@ -61,7 +61,7 @@ def read_truth(
                 notes.append("the scan's own file is gone: shown from the prepared store, at its spacing")
             return image, reference, entry.subject, prepared.open_source().labels == "levels"
         except SpinesegError as error:
-            reasons.append(without_places(str(error)))
+            reasons.append(without_places(str(error), places_of([run])))
     reason = f" ({reasons[0]})" if reasons else ""
     notes.append(f"scan and reference were not found, label maps only{reason}")
     return None, None, None, True

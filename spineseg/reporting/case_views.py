@@ -1,8 +1,8 @@
-"""A case as several models see it: image, reference and predictions on one grid; and which cases are the worst."""
+"""A case as several models see it: image, reference and predictions on one grid."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Final
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from spineseg.errors import DataError, SpinesegError
 from spineseg.geometry import Volume, resample_image, resample_labels, resample_labels_to
 from spineseg.reporting.case_data import read_prediction_of, read_truth
+from spineseg.reporting.standing import overfit_of
 from spineseg.vertebrae import LEVELS, ORDER, rank
 
 if TYPE_CHECKING:
@@ -17,6 +18,14 @@ if TYPE_CHECKING:
 
 # Headers in float32 and rounded positions leave less than this between grids that are meant to be one.
 _GRID_TOLERANCE_MM: Final = 0.1
+
+
+class LabelMap(NamedTuple):
+    """A label map, the run whose it is (None: the reference), and whether its values are levels."""
+
+    run: str | None
+    volume: Volume
+    named: bool
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,7 +41,9 @@ class CaseView:
         predictions: label map of each run by the run's name: level ids, or vertebrae numbered from 1.
         named: of each run, whether its values are levels.
         simulated: whether `simulate` made the case.
+        reference_named: whether the reference's values are levels.
         notes: what is not shown and why.
+        overfit: whether a run was trained on its validation case alone.
     """
 
     case: str
@@ -45,6 +56,7 @@ class CaseView:
     simulated: bool
     reference_named: bool = True
     notes: tuple[str, ...] = ()
+    overfit: bool = False
 
     @property
     def volume(self) -> Volume:
@@ -57,57 +69,10 @@ class CaseView:
         return self.volume.spacing_mm
 
     @property
-    def maps(self) -> dict[str, Volume]:
-        """All label maps, the reference (``reference``) first."""
-        first = {} if self.reference is None else {"reference": self.reference}
-        return {**first, **self.predictions}
-
-
-@dataclass(frozen=True)
-class CaseScore:
-    """How well the runs did on a case: Dice by run name (a case's mean over levels), and their mean."""
-
-    case: str
-    source: str
-    subject: str
-    dice: Mapping[str, float]
-    levels: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
-
-    @property
-    def mean(self) -> float:
-        """Mean over the runs."""
-        return float(np.mean(list(self.dice.values())))
-
-
-def worst_cases(runs: Sequence["ScoredRun"], count: int) -> list[CaseScore]:
-    """Return the cases with the lowest Dice, worst first: mean over levels (PROTOCOL 3), then over the runs.
-
-    A run without names (one class) counts with its ``dice_spine``. Cases that more runs predicted come first, so that
-    a mean over one weak model does not stand before one over all. Cases without reference levels have no Dice.
-
-    Args:
-        runs: of which each has ``metrics``, the rows of its ``metrics.csv``.
-        count: how many cases at most.
-    """
-    dice: dict[tuple[str, str], dict[str, float]] = {}
-    levels: dict[tuple[str, str], dict[str, dict[str, float]]] = {}
-    subjects: dict[tuple[str, str], str] = {}
-    for run in runs:
-        rows = run.metrics[(run.metrics["space"] == "3d") & run.metrics["status"].isin(["ok", "missed"])]
-        named = rows[(rows["metric"] == "dice") & (rows["level"] != "")]
-        used = named if len(named) else rows[rows["metric"] == "dice_spine"]
-        for (source, case, subject), group in used.groupby(["source", "case", "subject"]):
-            key = (str(source), str(case))
-            subjects[key] = str(subject)
-            dice.setdefault(key, {})[run.name] = float(group["value"].mean())
-            if len(named):
-                values = {str(level): float(value) for level, value in zip(group["level"], group["value"], strict=True)}
-                levels.setdefault(key, {})[run.name] = values
-    scores = [
-        CaseScore(case, source, subjects[source, case], by_run, levels.get((source, case), {}))
-        for (source, case), by_run in dice.items()
-    ]
-    return sorted(scores, key=lambda score: (-len(score.dice), score.mean, score.source, score.case))[:count]
+    def maps(self) -> tuple[LabelMap, ...]:
+        """All label maps, the reference first."""
+        first = () if self.reference is None else (LabelMap(None, self.reference, self.reference_named),)
+        return (*first, *(LabelMap(run, volume, self.named[run]) for run, volume in self.predictions.items()))
 
 
 def case_views(runs: Sequence["ScoredRun"], case: str, source: str | None = None) -> CaseView:
@@ -160,6 +125,7 @@ def case_views(runs: Sequence["ScoredRun"], case: str, source: str | None = None
         simulated=any(run.simulated for run in runs),
         reference_named=reference_named,
         notes=tuple(notes),
+        overfit=overfit_of(runs) is not None,
     )
 
 
@@ -212,9 +178,7 @@ def color_of(value: int, *, named: bool) -> tuple[int, int, int]:
 
 def present_levels(view: CaseView) -> list[int]:
     """Level ids that occur in any named map, cranial to caudal."""
-    maps = [volume for name, volume in view.predictions.items() if view.named[name]]
-    if view.reference is not None and view.reference_named:
-        maps.append(view.reference)
+    maps = [volume for _, volume, named in view.maps if named]
     found = {int(value) for volume in maps for value in np.flatnonzero(np.bincount(volume.array.ravel()))}
     return sorted(found & set(LEVELS), key=rank)
 
@@ -222,7 +186,7 @@ def present_levels(view: CaseView) -> list[int]:
 def _labelled_box(view: CaseView, margin_mm: float) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     shape = np.array(view.volume.shape, np.int64)
     lows, highs = [], []
-    for volume in view.maps.values():
+    for _, volume, _ in view.maps:
         marked = volume.array > 0
         if not marked.any():
             continue

@@ -14,6 +14,7 @@ from spineseg.reporting.checklist_items import CLAIM, METRICS_RELOADED, Item
 from spineseg.reporting.markdown import WATERMARK, escape
 from spineseg.reporting.runs import Report, ScoredRun
 from spineseg.reporting.settings import settings
+from spineseg.reporting.standing import overfit_of
 
 OPEN: Final = "not answered here"
 Facts = dict[str, str]
@@ -37,6 +38,8 @@ def checklist(report: Report) -> str:
     lines = [f"# Reporting checklist: {escape(report.title)}", ""]
     if report.simulated:
         lines += [WATERMARK, ""]
+    if overfit := overfit_of(report.runs):
+        lines += [f"**{escape(overfit)}.**", ""]
     lines += [
         "Filled from the runs' records. Numbers are those of CLAIM's 2024 update (Tejani et al., Radiology: Artificial "
         "Intelligence 2024), the second list follows Metrics Reloaded (Maier-Hein et al., Nature Methods 2024); the "

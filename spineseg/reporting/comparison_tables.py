@@ -8,7 +8,7 @@ import numpy as np
 
 from spineseg.metrics.protocol_table import COLUMNS, EvaluatedModel, protocol_table
 from spineseg.metrics.protocols import ROWS_FILE
-from spineseg.reporting.cells import NOT_APPLICABLE, Cell, number, plain
+from spineseg.reporting.cells import NOT_APPLICABLE, Cell, number, p_value, plain
 from spineseg.reporting.comparisons import POOLED, PRIMARY, SECONDARY, Pair, is_oracle, rank_models
 from spineseg.reporting.models import ScoredModel
 from spineseg.reporting.runs import ScoredRun, Table
@@ -40,12 +40,12 @@ def pair_table(models: Sequence[ScoredModel], pairs: Sequence[Pair]) -> Table:
                 "n": Cell(str(found.n), found.n),
                 "First − second": plain("–")
                 if np.isnan(found.mean)
-                else Cell(f"{found.mean:+.3f}{ends}", found.mean, found.ends.low, found.ends.high),
+                else Cell(f"{found.mean:+.3f}{ends}", found.mean, found.ends.low, found.ends.high, n=found.n),
                 "Interval": plain(f"{found.ends.method}{beside}"),
                 "sd": number(found.sd),
                 "MDE": number(found.mde),
-                "p": number(found.p, 4),
-                "p, Holm": number(pair.adjusted, 4),
+                "p": p_value(found.p),
+                "p, Holm": p_value(pair.adjusted),
                 "Claimed": plain("yes" if pair.claimed else f"no: {pair.reason}" if pair.reason else "–"),
             }
         )
@@ -55,10 +55,6 @@ def pair_table(models: Sequence[ScoredModel], pairs: Sequence[Pair]) -> Table:
         "p: exact sign-flip test, primary endpoints only, none below 6 subjects (7 with three or more models); Holm "
         "over the pairs of an endpoint. Claimed: p < 0.05 by Holm and more than 2 · sd_seed · √(2/k) of k ≥ 3 seeds.",
         "mAP50 pools slices: its interval draws or leaves out subjects, the same for both models.",
-        *(
-            f"n = {n}: interval approximate."
-            for n in sorted({pair.found.n for pair in pairs if 5 <= pair.found.n < 20})
-        ),
     )
     return table_of("comparisons", models, "Paired differences", rows, notes)
 
@@ -82,11 +78,11 @@ def variation_table(models: Sequence[ScoredModel]) -> Table:
     return table_of("variation", models, "Spread", rows, notes)
 
 
-def rank_table(models: Sequence[ScoredModel], *, simulated: bool) -> Table | None:
+def rank_table(models: Sequence[ScoredModel]) -> Table | None:
     """Friedman's test with Nemenyi's critical difference; None where PROTOCOL 8 does not allow it."""
     rows: Rows = []
     for endpoint in PRIMARY:
-        ranked = rank_models(models, endpoint, simulated=simulated)
+        ranked = rank_models(models, endpoint)
         if ranked is None:
             continue
         names, found = ranked
@@ -98,7 +94,7 @@ def rank_table(models: Sequence[ScoredModel], *, simulated: bool) -> Table | Non
                     "Mean rank": number(rank, 2),
                     "Critical difference": number(found.critical_difference, 2),
                     "Friedman χ²": number(found.statistic, 2),
-                    "p": number(found.p, 4),
+                    "p": p_value(found.p),
                 }
             )
     if not rows:

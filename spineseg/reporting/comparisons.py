@@ -7,7 +7,8 @@ from typing import Final
 import numpy as np
 
 from spineseg.metrics.intervals import RESAMPLES, Floats, interval
-from spineseg.reporting.models import ScoredModel
+from spineseg.reporting.models import ScoredModel, every_run
+from spineseg.reporting.standing import why_untested
 from spineseg.reporting.statistics import (
     LEAST_SEEDS,
     SIGNIFICANCE,
@@ -55,20 +56,20 @@ def is_oracle(model: ScoredModel) -> bool:
     return any(run.provenance.get("oracle") or run.name.lower().startswith("oracle") for run in model.runs)
 
 
-def compare_pairs(models: Sequence[ScoredModel], *, simulated: bool, resamples: int = RESAMPLES) -> list[Pair]:
+def compare_pairs(models: Sequence[ScoredModel], *, resamples: int = RESAMPLES) -> list[Pair]:
     """Compare all pairs of models that have an endpoint, endpoint by endpoint; oracles are left out.
 
     Args:
         models: scored on the same subjects.
-        simulated: whether any data was: then nothing is tested.
         resamples: of BCa intervals.
     """
     pairs: list[Pair] = []
+    forbidden = why_untested(every_run(models))
     competing = [model for model in models if not is_oracle(model)]
     for endpoint in (*PRIMARY, *SECONDARY):
         having = {model.name: model for model in competing if len(model.values(endpoint))}
         subjects = max((len(model.values(endpoint)) for model in having.values()), default=0)
-        refused = why_not_tested(subjects, len(having), simulated=simulated)
+        refused = forbidden or why_not_tested(subjects, len(having))
         test = endpoint in PRIMARY and refused is None
         compared = [
             Pair(a, b, endpoint, _compare(having[a], having[b], endpoint, test=test, resamples=resamples))
@@ -79,24 +80,23 @@ def compare_pairs(models: Sequence[ScoredModel], *, simulated: bool, resamples: 
     return [*pairs, *(_pooled(by_name[a], by_name[b], resamples) for a, b in pairs_of(list(by_name)))]
 
 
-def rank_models(
-    models: Sequence[ScoredModel], endpoint: str, *, simulated: bool
-) -> tuple[list[str], RankComparison] | None:
+def rank_models(models: Sequence[ScoredModel], endpoint: str) -> tuple[list[str], RankComparison] | None:
     """Names of the models that have an endpoint, and Friedman's comparison of them; None where it is not allowed."""
     having = [model for model in models if not is_oracle(model) and len(model.values(endpoint))]
-    if simulated or not having:
+    if not having or why_untested(every_run(models)):
         return None
     found = friedman(np.stack([model.values(endpoint).mean(axis=1).to_numpy(np.float64) for model in having], axis=1))
     return None if found is None else ([model.name for model in having], found)
 
 
 def claimed_below_best(pairs: Sequence[Pair], endpoint: str, best: str) -> set[str]:
-    """Models whose difference from the best one is claimed: those that get a dagger."""
-    return {
-        (pair.second if pair.first == best else pair.first)
-        for pair in pairs
-        if pair.claimed and pair.endpoint == endpoint and best in (pair.first, pair.second)
-    }
+    """Models that are claimed to lie below the best one: those that get a dagger.
+
+    The best by a pooled rate may lie below another one in the subjects' own rates, on which the test is.
+    """
+    mine = [pair for pair in pairs if pair.claimed and pair.endpoint == endpoint]
+    below = {pair.second for pair in mine if pair.first == best and pair.found.mean > 0}
+    return below | {pair.first for pair in mine if pair.second == best and pair.found.mean < 0}
 
 
 def subject_means(model: ScoredModel, endpoint: str) -> dict[str, float]:

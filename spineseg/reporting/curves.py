@@ -80,7 +80,11 @@ def read_log(path: Path) -> pd.DataFrame:
 
 
 def draw_training(figure: "Figure", models: Sequence[ScoredModel], styles: Mapping[str, Mapping[str, Any]]) -> bool:
-    """Training loss and validation monitors over epochs, a line a run; False where no run has a log."""
+    """Training loss and validation monitors over epochs, a line a run; False where no run has a log.
+
+    What a monitor measures depends on the kind of model: ``val/dice`` is the slices' foreground for instances and the
+    mean over levels for label maps.
+    """
     logs = [
         (model.name, read_log(path)) for model in models for run in model.runs if (path := _log_of(run)) is not None
     ]
@@ -95,6 +99,7 @@ def draw_training(figure: "Figure", models: Sequence[ScoredModel], styles: Mappi
         axes.set_axis_off()
     shown: set[str] = set()
     for names, axes in zip(panels, all_axes, strict=False):
+        least = np.inf
         for model, log in logs:
             name = next((name for name in names if (log["name"] == name).any()), None)
             if name is None:
@@ -106,22 +111,24 @@ def draw_training(figure: "Figure", models: Sequence[ScoredModel], styles: Mappi
             if len(values) > 20:
                 style["marker"] = ""
             axes.plot(values.index + 1, values, label=label, alpha=0.85, **style)
-        _finish(axes, names[-1])
+            least = min(least, float(values.min()))
+        _finish(axes, names[-1], least)
+    figure.suptitle("In-loop monitors: not comparable between kinds of model", fontsize=8, x=0.01, ha="left")
     figure.legend(loc="outside lower center", ncols=min(4, max(1, len(shown))))
     return True
 
 
-def _finish(axes: "Axes", name: str) -> None:
+def _finish(axes: "Axes", name: str, least: float) -> None:
     from matplotlib.ticker import MaxNLocator
 
     axes.set(xlabel="epoch", title=name)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    if name in _TRAINING:
+    if name not in _TRAINING:
+        axes.set_ylim(0, 1)
+    elif least > 0:
+        # Cross-entropy minus Dice falls below zero, where a logarithm shows nothing.
         axes.set_yscale("log")
         plain_log(axes.yaxis)
-        axes.set_title("train/loss (not comparable between kinds of model)")
-    else:
-        axes.set_ylim(0, 1)
 
 
 def _log_of(run: ScoredRun) -> Path | None:

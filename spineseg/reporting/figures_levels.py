@@ -7,6 +7,7 @@ import numpy as np
 
 from spineseg.metrics.means import level_means
 from spineseg.metrics.summary import metric_rows
+from spineseg.reporting.figures_style import COLORS, HATCHES
 from spineseg.reporting.models import ScoredModel
 from spineseg.vertebrae import ORDER, level_name
 
@@ -70,6 +71,9 @@ def draw_shifts(figure: "Figure", models: Sequence[ScoredModel], styles: Styles)
             [100 * share for share in shares.values()],
             width,
             color=styles[model.name]["color"],
+            hatch=HATCHES[list(styles).index(model.name) // len(COLORS) % len(HATCHES)],
+            edgecolor="white",
+            linewidth=0,
             label=model.name,
         )
         if len(named) <= 4:

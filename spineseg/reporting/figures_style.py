@@ -1,4 +1,4 @@
-"""How figures look and how they are written: PDF with embedded fonts and PNG, SIMULATED where the data is."""
+"""How figures look and how they are written: PDF with embedded fonts and PNG, and across them what they are not."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -28,7 +28,8 @@ _STYLE: Final[dict[Any, Any]] = {
     "pdf.fonttype": 42,
     "savefig.dpi": 200,
 }
-WATERMARK: Final = "SIMULATED"
+# Bars of more models than there are colours.
+HATCHES: Final = ("", "///", "...", "xx", "ooo")
 
 
 @contextmanager
@@ -41,24 +42,32 @@ def figure(width: float = WIDTH_IN, height: float = 3.2) -> Iterator["Figure"]:
         yield Figure(figsize=(width, height), layout="constrained")
 
 
-def save(drawn: "Figure", folder: Path, name: str, *, simulated: bool) -> Path:
+def save(drawn: "Figure", folder: Path, name: str, warnings: Sequence[str] = ()) -> Path:
     """Write a figure as PDF and PNG, atomically.
 
     Args:
         drawn: the figure.
         folder: made if missing.
         name: of the files.
-        simulated: whether any of its data is: it then says so across and above.
+        warnings: what it must not be taken for (``warnings_of``): stands above, the first word of the first across.
 
     Returns:
         The PNG file.
     """
-    if simulated:
+    if warnings:
         # The line above gets room of its own.
         height = float(drawn.get_size_inches()[1])
         drawn.set_layout_engine("constrained", rect=(0, 0, 1, 1 - 0.16 / height))
-        drawn.text(0.5, 0.5, WATERMARK, fontsize=44, color="0.5", alpha=0.16, ha="center", va="center", rotation=20)
-        drawn.text(0.998, 0.998, f"{WATERMARK} data", fontsize=7, color="#B00020", ha="right", va="top")
+        across: dict[str, Any] = {
+            "fontsize": 44,
+            "color": "0.5",
+            "alpha": 0.16,
+            "ha": "center",
+            "va": "center",
+            "rotation": 20,
+        }
+        drawn.text(0.5, 0.5, warnings[0].split()[0], **across)
+        drawn.text(0.998, 0.998, "; ".join(warnings), fontsize=7, color="#B00020", ha="right", va="top")
     folder.mkdir(parents=True, exist_ok=True)
     for suffix in (".pdf", ".png"):
         partial = folder / f".partial-{name}{suffix}"
@@ -87,7 +96,8 @@ def style_of(names: Sequence[str]) -> dict[str, dict[str, Any]]:
     return {
         name: {
             "color": COLORS[i % len(COLORS)],
-            "marker": MARKERS[i % len(MARKERS)],
+            # Another one in each round of the colours, so that points without a line differ, too.
+            "marker": MARKERS[(i + i // len(COLORS)) % len(MARKERS)],
             "linestyle": lines[i // len(COLORS) % len(lines)],
         }
         for i, name in enumerate(names)

@@ -1,7 +1,7 @@
 """An animated pass through a scan from side to side, reference and prediction side by side."""
 
 import io
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -10,9 +10,8 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from spineseg.errors import DataError
-from spineseg.geometry import Volume
-from spineseg.reporting.case_views import CaseView, color_of, shrunk
-from spineseg.reporting.overlay import OPACITY, WINDOW_HU
+from spineseg.reporting.case_views import CaseView, LabelMap, color_of, shrunk
+from spineseg.reporting.overlay import OPACITY, WIDTH_PX, WINDOW_HU
 from spineseg.vertebrae import LEVELS, level_name
 
 # Tried in turn until the file is small enough: height of a panel in pixels, and how many slices are shown.
@@ -24,6 +23,7 @@ _FRAME_MS: Final = 140
 _WARNING: Final = (255, 200, 90)
 
 Rgb = NDArray[np.uint8]
+Panel = tuple[str, LabelMap]
 
 
 def write_gif(
@@ -32,7 +32,7 @@ def write_gif(
     """Write an animated GIF through a case: sagittal slices from the patient's right to left, labels over them.
 
     Head up, front of the body on the left. Without a reference the prediction stands alone; without a scan the labels
-    stand on black. "SIMULATED" is written into every frame of a simulated case.
+    stand on black. "SIMULATED" is written into every frame of a simulated case, "OVERFIT" into those of such a check.
 
     Args:
         view: a case; it is cut to what is labelled.
@@ -48,11 +48,9 @@ def write_gif(
     if name is None or name not in view.predictions:
         raise DataError(f"case '{view.case}': no prediction of {run or 'any run'}; found {', '.join(view.predictions)}")
     small = shrunk(view, longest=256, voxels=6e6)
-    panels: dict[str, tuple[Volume, bool]] = {}
-    if small.reference is not None:
-        panels["Reference"] = (small.reference, small.reference_named)
-    panels[label or name] = (small.predictions[name], small.named[name])
-    shown = {(int(value), named) for labels, named in panels.values() for value in np.unique(labels.array) if value}
+    maps = [each for each in small.maps if each.run in (None, name)]
+    panels = [("Reference" if each.run is None else label or name, each) for each in maps]
+    shown = {(int(value), named) for _, labels, named in maps for value in np.unique(labels.array) if value}
     colors = sorted({color_of(value, named=named) for value, named in shown})
     pixel_bytes = 0.0
     for height, count in _SIZES:
@@ -70,26 +68,29 @@ def write_gif(
     raise DataError(f"case '{view.case}': no GIF of {most_mb} MB can show it; allow more")
 
 
-def _frames(view: CaseView, panels: Mapping[str, tuple[Volume, bool]], height: int, count: int) -> list[Image.Image]:
+def _frames(view: CaseView, panels: Sequence[Panel], height: int, count: int) -> Iterator[Image.Image]:
     marked = np.zeros(view.volume.shape[0], np.bool_)
-    for labels, _ in panels.values():
+    for _, (_, labels, _) in panels:
         marked |= (labels.array > 0).any(axis=(1, 2))
     span = np.flatnonzero(marked) if marked.any() else np.arange(len(marked))
     chosen = np.unique(np.linspace(span[-1], span[0], min(count, len(span))).round().astype(int))[::-1]
-    return [_frame(view, panels, int(x), height) for x in chosen]
+    return (_frame(view, panels, int(x), height) for x in chosen)
 
 
-def _frame(view: CaseView, panels: Mapping[str, tuple[Volume, bool]], x: int, height: int) -> Image.Image:
+def _frame(view: CaseView, panels: Sequence[Panel], x: int, height: int) -> Image.Image:
     _, y_mm, z_mm = view.spacing_mm
     _, y, z = view.volume.shape
-    width = max(60, round(height * (y * y_mm) / (z * z_mm)))
+    # A few axial slices are wide and low.
+    ratio = (y * y_mm) / (z * z_mm)
+    height = max(1, round(min(height, WIDTH_PX / ratio)))
+    width = max(60, round(height * ratio))
     across = len(panels) * (width + _GAP_PX) - _GAP_PX
     frame = Image.new("RGB", (across, height + 2 * _HEADER_PX))
     draw = ImageDraw.Draw(frame)
-    banner = "SIMULATED  " if view.simulated else ""
-    _write(draw, f"{banner}{view.case}", 0, _HEADER_PX + height, across, _WARNING if view.simulated else None)
+    banner = "SIMULATED  " * view.simulated + "OVERFIT  " * view.overfit
+    _write(draw, f"{banner}{view.case}", 0, _HEADER_PX + height, across, _WARNING if banner else None)
     gray = _gray(view.image.array[x] if view.image is not None else None, (y, z))
-    for number, (title, (labels, named)) in enumerate(panels.items()):
+    for number, (title, (_, labels, named)) in enumerate(panels):
         left = number * (width + _GAP_PX)
         _write(draw, title, left, 0, width)
         tile = _tile(gray, labels.array[x], named, (width, height))
@@ -137,8 +138,11 @@ def _write(
     draw.text((left + 3, top + 3), text, fill=color or (235, 235, 235), font=font)
 
 
-def _encoded(frames: list[Image.Image], colors: list[tuple[int, int, int]]) -> bytes:
-    """One palette for all frames, made for what they hold, so that colours neither flicker nor fade to gray."""
+def _encoded(frames: Iterable[Image.Image], colors: list[tuple[int, int, int]]) -> bytes:
+    """One palette for all frames, made for what they hold, so that colours neither flicker nor fade to gray.
+
+    Frames are taken one by one: as indices they need a third of the memory.
+    """
     palette = Image.new("P", (1, 1))
     palette.putpalette([channel for color in _palette(colors) for channel in color])
     indexed = [frame.quantize(palette=palette, dither=Image.Dither.NONE) for frame in frames]

@@ -13,10 +13,11 @@ from spineseg import __version__
 from spineseg.data.files import write_text
 from spineseg.errors import SpinesegError
 from spineseg.metrics import PROTOCOL
-from spineseg.reporting.case_views import worst_cases
+from spineseg.reporting.case_scores import worst_cases
 from spineseg.reporting.html_cases import PageCase, page_case
 from spineseg.reporting.html_tables import Cell, Column, PageTable, page_table
-from spineseg.reporting.places import without_places
+from spineseg.reporting.places import places_of, without_places
+from spineseg.reporting.standing import overfit_of
 
 if TYPE_CHECKING:
     from spineseg.reporting.runs import Report, ScoredRun
@@ -59,6 +60,7 @@ def write_html(report: "Report", path: Path, *, worst: int = 3, labels: Mapping[
     context: dict[str, Any] = {
         "title": report.title,
         "simulated": report.simulated,
+        "overfit": overfit_of(report.runs),
         "lead": _lead(report),
         "notes": report.notes,
         "runs": _runs_table(report.runs),
@@ -72,8 +74,9 @@ def write_html(report: "Report", path: Path, *, worst: int = 3, labels: Mapping[
         "footer": f"spineseg {__version__}, protocol {PROTOCOL}. Definitions of all numbers: the protocol's text.",
     }
     context["sections"] = _sections(report, bool(cases or case_notes))
-    context = _without_places(context)
-    context["cases"] = [_safe_case(case) for case in cases]
+    roots = (*places_of(report.runs), path.parent.absolute())
+    context = _without_places(context, roots)
+    context["cases"] = [_safe_case(case, roots) for case in cases]
     context |= {
         "style": Markup(style),
         "script": Markup(script),
@@ -94,12 +97,12 @@ def _cases(runs: Sequence["ScoredRun"], worst: int, labels: Mapping[str, str]) -
     return cases, notes
 
 
-def _safe_case(case: PageCase) -> dict[str, Any]:
+def _safe_case(case: PageCase, roots: tuple[Path, ...]) -> dict[str, Any]:
     from markupsafe import Markup
 
     content = {each.name: getattr(case, each.name) for each in fields(case)}
     # JSON without "<" cannot leave its element; escaping it would only double its size.
-    return {**_without_places({**content, "data": ""}), "data": Markup(case.data)}
+    return {**_without_places({**content, "data": ""}, roots), "data": Markup(case.data)}
 
 
 def _cases_lead(count: int) -> str:
@@ -177,14 +180,15 @@ def _hash(text: str) -> str:
     return f"sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode('ascii')}"
 
 
-def _without_places(content: Any) -> Any:
+def _without_places(content: Any, roots: tuple[Path, ...]) -> Any:
     """The same content; of every path only the last part is left."""
     if isinstance(content, str) and not content.startswith("data:"):
-        return without_places(content)
+        return without_places(content, roots)
     if isinstance(content, dict):
-        return {key: _without_places(value) for key, value in content.items()}
+        return {key: _without_places(value, roots) for key, value in content.items()}
     if isinstance(content, list | tuple):
-        return type(content)(_without_places(value) for value in content)
+        return type(content)(_without_places(value, roots) for value in content)
     if is_dataclass(content) and not isinstance(content, type):
-        return replace(content, **{each.name: _without_places(getattr(content, each.name)) for each in fields(content)})
+        changed = {each.name: _without_places(getattr(content, each.name), roots) for each in fields(content)}
+        return replace(content, **changed)
     return content

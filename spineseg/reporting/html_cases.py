@@ -5,7 +5,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from spineseg.reporting.case_views import CaseScore, CaseView, case_views, color_of, present_levels, shrunk
+from spineseg.reporting.case_scores import CaseScore, shown_runs
+from spineseg.reporting.case_views import CaseView, case_views, color_of, present_levels, shrunk
 from spineseg.reporting.mesh import label_meshes
 from spineseg.reporting.settings import label_runs
 from spineseg.reporting.volumes3d import encode_labels, encode_meshes, encode_scan
@@ -64,13 +65,16 @@ def page_case(
     Raises:
         DataError: nothing of the case can be read.
     """
-    chosen, left_out = shown_runs(runs, score, labels)
-    shown, names = [run for run, _ in chosen], {run.name: label for run, label in chosen}
-    whole = case_views(shown, score.case, score.source)
+    models, seeds = shown_runs(list(zip(label_runs(runs, labels or {}), runs, strict=True)), score)
+    drawn, beyond = models[:MOST_MAPS], models[MOST_MAPS:]
+    names = {run.name: label for label, run in drawn}
+    whole = case_views([run for _, run in drawn], score.case, score.source)
     view = shrunk(whole)
     notes = [*view.notes]
-    if left_out:
-        notes.append(f"one run a model is drawn; not drawn: {', '.join(left_out)}")
+    if seeds:
+        notes.append(f"one seed a model is drawn; other seeds: {'; '.join(seeds)}")
+    if beyond:
+        notes.append(f"{MOST_MAPS} models are drawn at most; not drawn: {'; '.join(label for label, _ in beyond)}")
     levels = sorted({*present_levels(view), *_scored_levels(score)}, key=rank)
     maps = [{"label": "Reference", "dice": ""}] if view.reference is not None else []
     maps += [{"label": names[name], "dice": f"Dice {_dice_text(score, name)}"} for name in view.predictions]
@@ -89,34 +93,13 @@ def page_case(
     )
 
 
-def shown_runs(
-    runs: Sequence["ScoredRun"], score: CaseScore, labels: Mapping[str, str] | None = None
-) -> tuple[list[tuple["ScoredRun", str]], list[str]]:
-    """One run a model, the lowest seed, of those that scored the case, with its model's name; and the others' names.
-
-    Models are named as in the tables: two settings of one recipe are two.
-    """
-    models = label_runs(runs, labels or {})
-    having = [
-        (run, model) for run, model in zip(runs, models, strict=True) if run.name in score.dice and _scored(run, score)
-    ]
-    chosen: dict[str, ScoredRun] = {}
-    for run, model in sorted(having, key=lambda each: (each[0].seed is not None, each[0].seed or 0)):
-        chosen.setdefault(model, run)
-    picked = [(run, model) for run, model in having if chosen[model] is run][:MOST_MAPS]
-    drawn = [run for run, _ in picked]
-    return picked, [run.name for run, _ in having if run not in drawn]
-
-
 def viewer_data(view: CaseView) -> dict[str, Any]:
     """What the page's viewer takes: shape, spacing, scan, label maps with their meshes, names and colours."""
     maps = []
-    for name, volume in view.maps.items():
-        reference = volume is view.reference
-        named = view.reference_named if reference else view.named[name]
+    for run, volume, named in view.maps:
         maps.append(
             {
-                "reference": reference,
+                "reference": run is None,
                 "named": named,
                 "labels": encode_labels(volume.array),
                 "mesh": encode_meshes(label_meshes(volume)),
@@ -130,11 +113,6 @@ def viewer_data(view: CaseView) -> dict[str, Any]:
         "levels": {str(level.id): [level.name, list(level.color)] for level in LEVELS.values()},
         "numbers": [list(color_of(value, named=False)) for value in range(1, len(ORDER) + 1)],
     }
-
-
-def _scored(run: "ScoredRun", score: CaseScore) -> bool:
-    """Whether a run has the case: its name alone may be another set's, as of a baseline that was scored on both."""
-    return bool(((run.metrics["case"] == score.case) & (run.metrics["source"] == score.source)).any())
 
 
 def _lead(score: CaseScore, whole: CaseView, view: CaseView) -> str:

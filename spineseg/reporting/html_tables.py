@@ -12,7 +12,8 @@ from spineseg.vertebrae import LEVELS, level_id, rank
 if TYPE_CHECKING:
     from spineseg.reporting.runs import Table
 
-_NUMBER: Final = re.compile(r"[\s(\[<>≤≥≈]*([+\-−]?\d+(?:\.\d+)?(?:[eE][+-]?\d+)?)")
+# With a boundary behind it: a hash such as 12e45678 is no number.
+_NUMBER: Final = re.compile(r"[\s(\[<>≤≥≈]*([+\-−]?\d+(?:\.\d+)?(?:[eE][+-]?\d{1,2})?)(?![\w.])")
 _LEVELS: Final = {level.name for level in LEVELS.values()}
 
 
@@ -48,7 +49,8 @@ def page_table(table: "Table", *, simulated: bool = False) -> PageTable:
     """Cells of a report's table.
 
     Args:
-        table: keys come from its ``values`` where it has them, else from the printed text.
+        table: keys come from its ``values`` where it has them, texts among which are no numbers; else from the printed
+            text, by the number that it begins with.
         simulated: whether the page marks its tables: the caption then need not say so again.
     """
     frame = table.frame
@@ -57,13 +59,17 @@ def page_table(table: "Table", *, simulated: bool = False) -> PageTable:
         shown = frame.iloc[:, position].tolist()
         # Columns of one name do not tell which of them the number behind a text is.
         known = table.values is not None and list(table.values.columns).count(name) == 1
-        keys = [_key(value) for value in (table.values[name].tolist() if known and table.values is not None else shown)]
+        values = table.values[name].tolist() if known and table.values is not None else shown
+        keys = [_key(value, parse=not known) for value in values]
         whole = all(float(value).is_integer() for value in shown if _is_number(value) and np.isfinite(value))
         texts = [_text(value, whole=whole) for value in shown]
         silent = all(_is_silent(text) for text in texts)
         numeric = silent or _is_numeric(keys, texts)
         levels = all(text in _LEVELS for text in texts)
-        sorts = [None if key is None else str(key) for key in keys] if numeric else [text or None for text in texts]
+        sorts = [
+            (None if key is None else str(key)) if numeric else (None if _is_silent(text) else text)
+            for key, text in zip(keys, texts, strict=True)
+        ]
         marks = [" ".join(sorted(table.marks.get((row, str(name)), ()))) for row in range(len(shown))]
         columns.append(Column(str(name), numeric, numeric and not levels))
         cells.append([Cell(*parts) for parts in zip(texts, sorts, marks, strict=True)])
@@ -85,8 +91,8 @@ def _text(value: Any, *, whole: bool) -> str:
     return str(value)
 
 
-def _key(value: Any) -> float | None:
-    """The number to sort by: the value, a level's place in the spine, or the first number of a text that begins so."""
+def _key(value: Any, *, parse: bool) -> float | None:
+    """The number to sort by: the value, a level's place in the spine, or the number that a text begins with."""
     if isinstance(value, bool | np.bool_):
         return float(value)
     if _is_number(value):
@@ -94,7 +100,7 @@ def _key(value: Any) -> float | None:
     text = str(value).strip()
     if text in _LEVELS:
         return float(rank(level_id(text)))
-    found = _NUMBER.match(text)
+    found = _NUMBER.match(text) if parse else None
     return float(found.group(1).replace("−", "-")) if found else None
 
 

@@ -1,6 +1,7 @@
 """Tables as LaTeX: booktabs, escaped for pdfLaTeX, best value bold, second underlined."""
 
 import re
+from collections.abc import Iterable
 from typing import Final
 
 from spineseg.reporting.runs import Table
@@ -71,7 +72,7 @@ def latex_table(table: Table) -> str:
     rows = [[str(value) for value in row] for row in table.frame.itertuples(index=False)]
     alignment = "".join("r" if _is_numeric([row[i] for row in rows]) else "l" for i in range(len(columns)))
     body = [
-        " & ".join(_marked(escape(text), table.marks.get((r, columns[c]), frozenset())) for c, text in enumerate(row))
+        [_marked(escape(text), table.marks.get((r, columns[c]), frozenset())) for c, text in enumerate(row)]
         for r, row in enumerate(rows)
     ]
     lines = [
@@ -84,15 +85,21 @@ def latex_table(table: Table) -> str:
         r"  \resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%",
         f"  \\begin{{tabular}}{{{alignment}}}",
         r"    \toprule",
-        f"    {' & '.join(escape(column) for column in columns)} \\\\",
+        _row(escape(column) for column in columns),
         r"    \midrule",
-        *(f"    {row} \\\\" for row in body),
+        *map(_row, body),
         r"    \bottomrule",
         r"  \end{tabular}}",
         *(f"  \\par\\footnotesize {escape(note)}" for note in table.notes),
         r"\end{table}",
     ]
     return "\n".join(lines) + "\n"
+
+
+def _row(cells: Iterable[str]) -> str:
+    text = " & ".join(cells)
+    # Behind the end of a row, or a rule, a bracket or a star would be its argument.
+    return f"    {'{}' if text.startswith(('[', '*')) else ''}{text} \\\\"
 
 
 def _marked(text: str, marks: frozenset[str]) -> str:

@@ -127,7 +127,9 @@ def by_subject(models: Sequence[ScoredModel], name: str, heading: str) -> Table:
 
 
 def _share(value: float | None, levels: int) -> Cell:
-    return Cell(f"– ({levels} levels)") if value is None else Cell(f"{value:.3f} ({levels} levels)", value)
+    if value is None:
+        return Cell(f"– ({levels} levels)")
+    return Cell(f"{value:.3f} ({levels} levels)", value, beside={"levels": levels})
 
 
 def _share_of_cases(count: int, cases: int, seeds: int) -> Cell:

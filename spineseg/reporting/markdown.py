@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Final
 
 from spineseg.reporting.runs import Report, Table
+from spineseg.reporting.standing import overfit_of
 
 WATERMARK: Final = "**SIMULATED DATA: every number on this page is descriptive only.**"
 
@@ -21,6 +22,8 @@ def markdown_report(report: Report, folder: Path, *, more: Sequence[str] = ()) -
     lines = [f"# {escape(report.title)}", ""]
     if report.simulated:
         lines += [WATERMARK, ""]
+    if overfit := overfit_of(report.runs):
+        lines += [f"**{escape(overfit)}.**", ""]
     lines += [*(f"- {escape(note)}" for note in report.notes), ""] if report.notes else []
     lines += [*(f"- {link}" for link in more), ""] if more else []
     for table in report.tables.values():

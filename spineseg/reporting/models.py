@@ -50,8 +50,8 @@ class ScoredModel:
 
     @property
     def trained(self) -> bool:
-        """Whether a training run of ours stands behind it."""
-        return any(run.root is not None for run in self.runs)
+        """Whether a training run stands behind it: its folder is at hand, or its predictions say its seed."""
+        return any(run.root is not None or run.seed is not None for run in self.runs)
 
     @property
     def folds(self) -> tuple[int, ...]:
@@ -120,6 +120,11 @@ def score_models(
     for name, run in zip(label_runs(runs, labels or {}), runs, strict=True):
         groups.setdefault(name, []).append(run)
     return [_model(name, tuple(members), resamples) for name, members in groups.items()]
+
+
+def every_run(models: Sequence[ScoredModel]) -> list[ScoredRun]:
+    """The runs of all models."""
+    return [run for model in models for run in model.runs]
 
 
 def values_by_subject(seeds: Mapping[str, SplitScores], name: str, named: bool) -> pd.DataFrame:

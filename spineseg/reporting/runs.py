@@ -1,7 +1,7 @@
 """Scored runs as reports take them: a run folder or any evaluation folder → ``ScoredRun``; and what a report is."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -46,8 +46,8 @@ class ScoredRun:
         metrics: ``metrics.csv``; ``level`` and ``parameter`` are empty strings where they do not apply.
         summary: ``summary.json``.
         provenance: ``provenance.json`` of the run, else what ``summary.json`` knows of the predictions.
-        cost: ``parameters``, ``fit_seconds``, ``train_peak_mb``, ``train_memory`` (RAM or GPU), ``predict_peak_mb``,
-            ``seconds_a_scan``; those that are known.
+        cost: ``parameters``, ``fit_seconds``, ``train_peak_mb``, ``train_memory`` (RAM or GPU), ``seconds_a_scan``
+            (mean over the scored scans); those that are known.
         predictions: the predictions folder; None where it is not known.
         config: the run's configuration as plain containers; empty for other tools.
     """
@@ -79,6 +79,7 @@ class Table:
         notes: what has to stand below it.
         marks: (row, column) → ``best``, ``second`` or ``dagger``; empty wherever PROTOCOL 8 allows none.
         values: the plain numbers behind ``frame``'s texts, row by row, for sorting and the CSV file; None = ``frame``.
+        facts: constant columns of the CSV file: protocol, edge, split, data.
     """
 
     name: str
@@ -87,6 +88,7 @@ class Table:
     notes: tuple[str, ...] = ()
     marks: Mapping[tuple[int, str], frozenset[str]] = field(default_factory=dict)
     values: pd.DataFrame | None = None
+    facts: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,7 +97,8 @@ class Report:
 
     Attributes:
         title: heading.
-        simulated: whether any of its data was made by ``simulate``: every page, table and figure then says so.
+        simulated: whether any of its data was made by ``simulate``: its pages then say so on top, its tables and
+            figures each of their own data.
         runs: what it is made of.
         tables: by name, in the order of the report.
         figures: name → PNG file; the PDF lies beside it.
@@ -199,6 +202,7 @@ def _read(evaluation: Path, root: Path | None) -> ScoredRun:
         provenance = {**provenance, **(read_provenance(run) if run.provenance.is_file() else {})}
         config = {str(key): value for key, value in _plain(read_config(run)).items()}
     name = str(summary["run"]) or evaluation.name
+    metrics = read_metrics(evaluation / METRICS)
     return ScoredRun(
         name=name,
         recipe=str(config["run"]["name"]) if "run" in config else recipe_of(name),
@@ -206,12 +210,13 @@ def _read(evaluation: Path, root: Path | None) -> ScoredRun:
         evaluation=evaluation,
         split=str(summary["split"]),
         simulated=bool(summary["simulated"]),
-        seed=summary["seed"],
-        fold=summary["fold"],
-        metrics=read_metrics(evaluation / METRICS),
+        # `evaluate` knows them from what the predictions say of their run.
+        seed=provenance.get("seed") if summary["seed"] is None else summary["seed"],
+        fold=provenance.get("fold") if summary["fold"] is None else summary["fold"],
+        metrics=metrics,
         summary=summary,
         provenance=provenance,
-        cost=_cost(run, provenance, predictions),
+        cost=_cost(run, provenance, predictions, set(metrics["case"])),
         predictions=predictions,
         config=config,
     )
@@ -235,7 +240,9 @@ def _predictions(evaluation: Path, root: Path | None, summary: Mapping[str, Any]
     return next((place for place in places if place.is_dir()), None)
 
 
-def _cost(run: Run | None, provenance: Mapping[str, Any], predictions: Path | None) -> dict[str, Any]:
+def _cost(
+    run: Run | None, provenance: Mapping[str, Any], predictions: Path | None, scored: Collection[str]
+) -> dict[str, Any]:
     cost: dict[str, Any] = {}
     recorded = read_results(run)["cost"] if run is not None and run.results.is_file() else {}
     for key in ("parameters", "fit_seconds"):
@@ -251,11 +258,10 @@ def _cost(run: Run | None, provenance: Mapping[str, Any], predictions: Path | No
     if "predict_seconds_a_case" in recorded:
         cost["seconds_a_scan"] = recorded["predict_seconds_a_case"]
     if predictions is not None and (predictions / FOLDER_FILE).is_file():
-        cases = read_json(predictions / FOLDER_FILE, FOLDER_FORMAT, "python -m spineseg.predict")["cases"].values()
-        if cases:
-            # Each scan's own time, without the start of the program: it is known for every model.
-            cost["seconds_a_scan"] = sum(case["seconds"] for case in cases) / len(cases)
-            cost["predict_peak_mb"] = max(case["peak_mb"] for case in cases)
+        cases = read_json(predictions / FOLDER_FILE, FOLDER_FORMAT, "python -m spineseg.predict")["cases"]
+        # Each scan's own time, without the start of the program: it is known for every model.
+        if seconds := [case["seconds"] for name, case in cases.items() if name in scored]:
+            cost["seconds_a_scan"] = sum(seconds) / len(seconds)
     return cost
 
 

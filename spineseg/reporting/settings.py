@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
+from spineseg.errors import ConfigError
 from spineseg.reporting.runs import ScoredRun
 
 # What may differ between two runs of one model: where it ran, what it drew, which subjects it saw.
@@ -39,7 +40,18 @@ def label_runs(runs: Sequence[ScoredRun], labels: Mapping[str, str]) -> list[str
     Args:
         runs: all runs of a report.
         labels: recipe → what to print instead.
+
+    Raises:
+        ConfigError: two recipes would be printed alike, and so become one model.
     """
+    printed: dict[str, str] = {}
+    for recipe in dict.fromkeys(run.recipe for run in runs):
+        other = printed.setdefault(labels.get(recipe, recipe), recipe)
+        if other != recipe:
+            raise ConfigError(
+                f"labels: {other} and {recipe} are both called '{labels.get(recipe, recipe)}'; seeds and folds of one "
+                "recipe alone make one model, so give each recipe a label of its own"
+            )
     named: list[str] = []
     by_recipe: dict[str, list[dict[str, Any]]] = {}
     every = [settings(run.config) for run in runs]

@@ -22,6 +22,7 @@ LEAST_SEEDS: Final = 3
 # Of an exact test, up to here: two halves of 2²⁰ sums each. Beyond, flips are drawn.
 EXACT_SUBJECTS: Final = 40
 DRAWN_FLIPS: Final = 100_000
+_FLIPS_AT_ONCE: Final = 4096
 # Sums that are equal but for their rounding count as equal.
 _EQUAL: Final = 1e-9
 
@@ -111,14 +112,18 @@ def sign_flip_p(differences: Floats, *, draws: int = DRAWN_FLIPS, seed: int = 0)
         return float("nan")
     reached = abs(values.sum()) - _EQUAL * max(1e-300, float(np.abs(values).sum()))
     if len(values) > EXACT_SUBJECTS:
-        signs = np.random.default_rng(seed).choice((-1.0, 1.0), (draws, len(values)))
-        return float((1 + (np.abs(signs @ values) >= reached).sum()) / (1 + draws))
-    first, second = (_all_sums(half) for half in np.array_split(values, 2))
-    second.sort()
-    above = len(second) - np.searchsorted(second, reached - first, side="left")
-    below = np.searchsorted(second, -reached - first, side="right")
+        random, count = np.random.default_rng(seed), 0
+        for first in range(0, draws, _FLIPS_AT_ONCE):
+            shape = (min(_FLIPS_AT_ONCE, draws - first), len(values))
+            signs = 2 * random.integers(0, 2, shape, np.int8) - 1
+            count += int((np.abs(signs @ values) >= reached).sum())
+        return (1 + count) / (1 + draws)
+    one, other = (_all_sums(half) for half in np.array_split(values, 2))
+    other.sort()
+    above = len(other) - np.searchsorted(other, reached - one, side="left")
+    below = np.searchsorted(other, -reached - one, side="right")
     # Where both tails meet (an observed sum of 0) a sum is counted twice.
-    return float(min(1.0, (above.sum() + below.sum()) / (len(first) * len(second))))
+    return float(min(1.0, (above.sum() + below.sum()) / (len(one) * len(other))))
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
@@ -162,8 +167,10 @@ def minimal_detectable_effect(n: int, *, power: float = POWER, alpha: float = SI
     return float(optimize.brentq(lacking, 0.0, highest))
 
 
-def friedman(values: Floats, *, higher_is_better: bool = True) -> RankComparison | None:
+def friedman(values: Floats) -> RankComparison | None:
     """Friedman's test of models (n, k) on the same subjects with Nemenyi's critical difference (Demšar 2006).
+
+    Higher values are better.
 
     None below three models or ten subjects (PROTOCOL 8.5), or where no subject tells the models apart.
     """
@@ -171,7 +178,7 @@ def friedman(values: Floats, *, higher_is_better: bool = True) -> RankComparison
     if k < 3 or n < LEAST_FOR_RANKS or (values == values[:, :1]).all():
         return None
     found = stats.friedmanchisquare(*values.T)
-    ranks = stats.rankdata(-values if higher_is_better else values, axis=1).mean(axis=0)
+    ranks = stats.rankdata(-values, axis=1).mean(axis=0)
     return RankComparison(
         statistic=float(found.statistic),
         p=float(found.pvalue),
@@ -220,14 +227,12 @@ def beyond_rerun_noise(difference: float, sds: tuple[float | None, float | None]
     return abs(difference) > 2 * max(sds[0], sds[1]) * float(np.sqrt(2 / k))
 
 
-def why_not_tested(n: int, models: int, *, simulated: bool) -> str | None:
-    """Reason for which PROTOCOL 8 allows no test; None where it allows one.
+def why_not_tested(n: int, models: int) -> str | None:
+    """Reason for which so few subjects allow no test (PROTOCOL 8.5); None where they allow one.
 
-    >>> why_not_tested(6, 3, simulated=False)
+    >>> why_not_tested(6, 3)
     'n = 6: with 3 models none below 7 subjects'
     """
-    if simulated:
-        return "simulated data: descriptive only"
     if n < LEAST_FOR_TEST:
         return f"n = {n}: none below {LEAST_FOR_TEST} subjects"
     if models > 2 and n < LEAST_WITH_THREE:

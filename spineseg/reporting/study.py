@@ -10,12 +10,13 @@ import numpy as np
 from spineseg.errors import DataError
 from spineseg.metrics import PROTOCOL
 from spineseg.metrics.intervals import interval, mean_statistic
-from spineseg.reporting.cells import Cell, median, number, plain, result
+from spineseg.reporting.cells import NOT_COMPUTED, Cell, median, number, p_value, plain, result
 from spineseg.reporting.models import ScoredModel, score_models
+from spineseg.reporting.places import without_places
 from spineseg.reporting.runs import Table
 from spineseg.reporting.statistics import minimal_detectable_effect
 from spineseg.reporting.study_arms import PER_SUBJECT, SUBJECT_METRICS, Arm, Delta, arms_of, deltas
-from spineseg.reporting.study_results import StudyResults, read_study, study_table
+from spineseg.reporting.study_results import StudyResults, read_study, shown_factors, study_table
 from spineseg.reporting.study_search import search_tables
 from spineseg.studies.folder import STUDY
 
@@ -25,26 +26,38 @@ MEDIANS: Final = ("hd95", "centroid_error_mm")
 
 
 def study_tables(folder: Path) -> list[Table]:
-    """The tables of a study's folder.
+    """The tables of a study's folder; see ``tables_of``.
+
+    Raises:
+        DataError: no study there, or no job of it is done.
+    """
+    return tables_of(read_study(folder))
+
+
+def study_figures(folder: Path, output: Path) -> dict[str, Path]:
+    """Draw a study's folder; see ``figures_of``."""
+    return figures_of(read_study(folder), output)
+
+
+def tables_of(study: StudyResults) -> list[Table]:
+    """The tables of a study.
 
     Of a matrix: ``study`` (each arm in the study's own metric, seeds averaged inside a subject), ``study_ablation``
     (deltas to the baseline), ``study_metrics`` (further ones) and ``study_jobs`` (what has no value). Of a search: see
     ``search_tables``, and ``study_jobs``.
 
-    Args:
-        folder: of a study.
-
     Raises:
-        DataError: no study there, or no job of it is done.
+        DataError: no job of it is done.
     """
-    study = read_study(folder)
     if not any(job.state == "done" for job in study.jobs):
-        raise DataError(f"{folder}: no job of {len(study.jobs)} is done; go on with `{STUDY} +study={study.name}`")
+        raise DataError(
+            f"{study.folder.root}: no job of {len(study.jobs)} is done; go on with `{STUDY} +study={study.name}`"
+        )
     if study.search is not None:
         return [*search_tables(study), _jobs(study)]
     arms = arms_of(study)
-    shown = shown_factors(arms)
-    made, reason = deltas(arms, study.baseline, study.metric, simulated=study.simulated)
+    shown = shown_factors([arm.labels for arm in arms])
+    made, reason = deltas(arms, study.baseline, study.metric, refused=study.untested)
     models = [_model(arm) for arm in arms]
     tables = [_study(study, arms, models, shown)]
     if made:
@@ -52,21 +65,14 @@ def study_tables(folder: Path) -> list[Table]:
     return [*tables, _metrics(study, arms, models, shown), _jobs(study)]
 
 
-def study_figures(folder: Path, output: Path) -> dict[str, Path]:
+def figures_of(study: StudyResults, output: Path) -> dict[str, Path]:
     """Draw a study: name → PNG file below ``output``, with its PDF beside it; see ``study_figures.py``."""
     from spineseg.reporting.study_figures import matrix_figures, search_figures
 
-    study = read_study(folder)
     if study.search is not None:
         return search_figures(study, output)
     arms = arms_of(study)
-    return matrix_figures(study, arms, shown_factors(arms), output)
-
-
-def shown_factors(arms: Sequence[Arm]) -> tuple[str, ...]:
-    """Factors in which arms differ; of a study with one arm, the recipe."""
-    names = list(arms[0].labels)
-    return tuple(name for name in names if len({arm.labels[name] for arm in arms}) > 1) or ("recipe",)
+    return matrix_figures(study, arms, shown_factors([arm.labels for arm in arms]), output)
 
 
 def _study(
@@ -112,13 +118,13 @@ def _ablation(
             | {
                 "baseline": plain(", ".join(arms[delta.base].labels[name] for name in shown)),
                 "subjects": _whole(delta.found.n),
-                f"Δ {metric}": _signed(delta.found.mean, ends.low, ends.high),
+                f"Δ {metric}": _signed(delta.found.mean, ends.low, ends.high, delta.found.n),
                 "sd of Δ": number(delta.found.sd),
                 "MDE": number(delta.found.mde),
                 "beyond rerun noise": plain(
                     "–" if delta.beyond_noise is None else "yes" if delta.beyond_noise else "no"
                 ),
-                "p (Holm)": number(delta.p) if delta.p is not None else plain("n/a"),
+                "p (Holm)": p_value(delta.p) if delta.p is not None else plain("n/a"),
             }
         )
     stated = ", ".join(f"{name} {label}" for name, label in study.baseline.items())
@@ -137,11 +143,18 @@ def _metrics(
     rows = []
     for arm, model in zip(arms, models, strict=True):
         found: Mapping[str, Any] = {} if model is None else model.results
-        row = _head(arm, shown) | {name: result(found.get(name)) for name in FURTHER}
+        row = _head(arm, shown) | {"jobs": _count(arm)}
+        row["subjects"] = plain(NOT_COMPUTED) if model is None else _whole(len(model.subjects))
+        row |= {name: result(found.get(name)) for name in FURTHER}
         row |= {f"{name} (median, mm)": median(found.get(name)) for name in MEDIANS}
         seconds = [job.seconds for job in arm.jobs if job.state == "done"]
         rows.append(row | {"minutes a job": number(float(np.mean(seconds)) / 60 if seconds else None, 1)})
     notes = ["Intervals: 95 %, over subjects; none below 5."]
+    if any(arm.done < len(arm.jobs) for arm in arms):
+        notes.append(
+            "Arms whose jobs are not all done are of those subjects alone that their jobs scored: not to be compared "
+            "with the others (PROTOCOL 8.9)."
+        )
     if any(model is None for model in models):
         notes.append(
             "–: seeds of this arm scored different subjects (jobs are missing), so that they cannot be pooled."
@@ -156,17 +169,18 @@ def _jobs(study: StudyResults) -> Table:
         if job.state not in ("done", "pruned"):
             said = ", ".join(f"{name} {label}" for name, label in job.labels.items())
             cells = {"job": plain(job.hash), "what": plain(said), "state": plain(job.state)}
-            rows.append(cells | {"attempts": _whole(job.attempts), "error": plain(job.error or "")})
+            error = without_places(job.error or "", (study.folder.root.absolute(),))
+            rows.append(cells | {"attempts": _whole(job.attempts), "error": plain(error)})
     states = [job.state for job in study.jobs]
     counts = ", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states))
     if not rows:
         rows = [{name: plain("none") for name in ("job", "what", "state", "attempts", "error")}]
-    return study_table(study, "study_jobs", f"Jobs without a value: of {len(states)} jobs {counts}", rows, [])
+    return study_table(study, "study_jobs", f"Jobs without a value (of {len(states)} jobs {counts})", rows, [])
 
 
 def _model(arm: Arm) -> ScoredModel | None:
     """An arm's runs as one model; None where its seeds did not score the same subjects."""
-    runs = [replace(run, recipe="arm", config={}) for run in arm.runs.values()]
+    runs = [replace(run, config={}) for run in arm.runs.values()]
     if not runs:
         return None
     try:
@@ -190,12 +204,14 @@ def _mean(values: np.ndarray[Any, np.dtype[np.float64]]) -> Cell:
     if not len(values):
         return plain("n/a")
     ends = interval(mean_statistic(values), len(values), mean_of=values)
-    return result({"value": float(values.mean()), "low": ends.low, "high": ends.high})
+    return result({"value": float(values.mean()), "low": ends.low, "high": ends.high, "subjects": len(values)})
 
 
-def _signed(value: float, low: float | None, high: float | None) -> Cell:
+def _signed(value: float, low: float | None, high: float | None, n: int) -> Cell:
+    if np.isnan(value):  # nobody was scored by both
+        return plain(NOT_COMPUTED)
     ends = "" if low is None or high is None else f" [{low:+.3f}, {high:+.3f}]"
-    return Cell(f"{value:+.3f}{ends}", value, low, high)
+    return Cell(f"{value:+.3f}{ends}", value, low, high, n=n)
 
 
 def _whole(value: int) -> Cell:

@@ -10,6 +10,7 @@ import pandas as pd
 from spineseg.metrics.intervals import Floats
 from spineseg.metrics.means import subject_values
 from spineseg.metrics.summary import MEANS, metric_rows
+from spineseg.reporting.comparisons import PRIMARY
 from spineseg.reporting.runs import ScoredRun
 from spineseg.reporting.statistics import (
     LEAST_SEEDS,
@@ -24,8 +25,6 @@ from spineseg.reporting.statistics import (
 from spineseg.reporting.study_results import StudyResults, factors, group_jobs
 from spineseg.studies.folder import Job
 
-# PROTOCOL 8.6: all else is secondary, and not tested.
-PRIMARY: Final = ("dice", "id_case")
 # `id` is tested on per-subject rates (PROTOCOL 8.6).
 PER_SUBJECT: Final = {"id": "id_case"}
 SUBJECT_METRICS: Final = tuple(mean.name for mean in MEANS)
@@ -143,9 +142,16 @@ def baseline_of(arm: Arm, arms: Sequence[Arm], baseline: Mapping[str, str]) -> i
 
 
 def deltas(
-    arms: Sequence[Arm], baseline: Mapping[str, str], metric: str, *, simulated: bool
+    arms: Sequence[Arm], baseline: Mapping[str, str], metric: str, *, refused: str | None
 ) -> tuple[list[Delta], str]:
-    """Each arm against its baseline, and why there is no test where there is none (else an empty text)."""
+    """Each arm against its baseline, and why there is no test where there is none (else an empty text).
+
+    Args:
+        arms: of a study.
+        baseline: factor → label that differences are taken to.
+        metric: of the study.
+        refused: why nothing may be tested, whatever the numbers; None where it may.
+    """
     metric = PER_SUBJECT.get(metric, metric)
     if not baseline or metric not in SUBJECT_METRICS:
         return [], "" if not baseline else f"{metric} is pooled over subjects: no paired differences"
@@ -158,7 +164,7 @@ def deltas(
             continue
         first, second = arms[index].subjects(metric), arms[base].subjects(metric)
         both = sorted(first.keys() & second.keys())
-        reason = why_not_tested(len(both), family, simulated=simulated)
+        reason = refused or why_not_tested(len(both), family)
         if metric not in PRIMARY:
             reason = reason or f"{metric} is a secondary endpoint"
         # A test of what is left after failures would leave them out of the denominator.

@@ -38,7 +38,7 @@ def matrix_figures(study: StudyResults, arms: Sequence[Arm], shown: Sequence[str
     for axis in shown:
         if numbers(arms, axis) is not None:
             draw[f"study_curve_{axis}"] = partial(_curve, arms=arms, shown=shown, axis=axis, metric=metric)
-    return _drawn(draw, output, simulated=study.simulated)
+    return _drawn(draw, output, study.warnings)
 
 
 def search_figures(study: StudyResults, output: Path) -> dict[str, Path]:
@@ -50,7 +50,7 @@ def search_figures(study: StudyResults, output: Path) -> dict[str, Path]:
         if len(shares) > 1:
             first, second = list(shares)[:2]
             draw["search_contour"] = partial(_contour, study=study, first=first, second=second)
-    return _drawn(draw, output, simulated=study.simulated)
+    return _drawn(draw, output, study.warnings)
 
 
 def numbers(arms: Sequence[Arm], axis: str) -> dict[str, float] | None:
@@ -174,10 +174,10 @@ def _is_log(study: StudyResults, name: str) -> bool:
     return bool((study.search or {})["space"][name].get("log", False))
 
 
-def _drawn(draw: Mapping[str, Callable[[Any], None]], output: Path, *, simulated: bool) -> dict[str, Path]:
+def _drawn(draw: Mapping[str, Callable[[Any], None]], output: Path, warnings: Sequence[str]) -> dict[str, Path]:
     figures = {}
     for name, fill in draw.items():
         with figure() as canvas:
             fill(canvas.subplots())
-            figures[name] = save(canvas, output, name, simulated=simulated)
+            figures[name] = save(canvas, output, name, warnings)
     return figures

@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from spineseg.errors import DataError
-from spineseg.reporting.cells import Cell, frames
+from spineseg.reporting.captions import caption_of, facts_of_table
+from spineseg.reporting.cells import Cell, approximate, frames
 from spineseg.reporting.runs import ScoredRun, Table, is_scored, load_run
+from spineseg.reporting.standing import warnings_of, why_untested
 from spineseg.studies.folder import STUDY, Job, StudyFolder
 
 # Labels in which the jobs of one arm differ.
@@ -41,15 +43,37 @@ class StudyResults:
 
     @cached_property
     def runs(self) -> Mapping[str, ScoredRun]:
-        """Job → its scored run, for jobs that are done."""
-        return {job.hash: self._run(job) for job in self.jobs if job.state == "done"}
+        """Job → its scored run, for jobs that are done; its recipe is what distinguishes the job's arm."""
+        names = arm_names(self.jobs) if self.search is None else trial_names(self.jobs)
+        return {job.hash: self._run(job, names[job.hash]) for job in self.jobs if job.state == "done"}
+
+    @cached_property
+    def telling(self) -> tuple[ScoredRun, ...]:
+        """Runs that say what the tables are of: all of a matrix; of a search one that is still there, if any."""
+        if self.search is None:
+            return tuple(self.runs.values())
+        for job in self.jobs:
+            run = self.folder.run(job.hash) if job.state == "done" else None
+            if run is not None and is_scored(run.root, split=self.split):
+                return (load_run(run.root, split=self.split),)
+        return ()
 
     @property
     def simulated(self) -> bool:
         """Whether any of the data was made by ``simulate``; jobs that never came to an end know it, too."""
         return any(job.simulated for job in self.jobs)
 
-    def _run(self, job: Job) -> ScoredRun:
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What stands on each of its tables and figures."""
+        return warnings_of(self.telling, simulated=self.simulated)
+
+    @property
+    def untested(self) -> str | None:
+        """Why nothing of it is tested; None where tests are allowed."""
+        return why_untested(self.telling, simulated=self.simulated)
+
+    def _run(self, job: Job, recipe: str) -> ScoredRun:
         run = self.folder.run(job.hash)
         if run is None:
             raise DataError(
@@ -61,7 +85,8 @@ class StudyResults:
                 f"{run.root}: its split '{self.split}' was not evaluated; score it with "
                 f"`python -m spineseg.train resume={run.root} score_splits=[{self.split}]`"
             )
-        return replace(load_run(run.root, split=self.split), seed=job.labels.get("seed"), fold=job.labels.get("fold"))
+        loaded = load_run(run.root, split=self.split)
+        return replace(loaded, recipe=recipe, seed=job.labels.get("seed"), fold=job.labels.get("fold"))
 
 
 def read_study(root: Path) -> StudyResults:
@@ -95,6 +120,26 @@ def factors(job: Job) -> dict[str, str]:
     return {name: str(label) for name, label in job.labels.items() if name not in REPEATS}
 
 
+def shown_factors(arms: Sequence[Mapping[str, str]]) -> tuple[str, ...]:
+    """Factors in whose labels arms differ; of one arm alone, the recipe."""
+    return tuple(name for name in arms[0] if len({arm[name] for arm in arms}) > 1) or ("recipe",)
+
+
+def arm_names(jobs: Sequence[Job]) -> dict[str, str]:
+    """Job → the name of its arm: the labels that tell the arms apart, those of axes behind the axis's name."""
+    arms = {job.hash: factors(job) for job in jobs}
+    shown = shown_factors(list(arms.values()))
+    return {
+        name: ", ".join(arm[factor] if factor == "recipe" else f"{factor} {arm[factor]}" for factor in shown)
+        for name, arm in arms.items()
+    }
+
+
+def trial_names(jobs: Sequence[Job]) -> dict[str, str]:
+    """Job of a search → the numbers of the trials that it is."""
+    return {job.hash: f"trial {', '.join(map(str, job.trials))}" for job in jobs}
+
+
 def group_jobs(jobs: Sequence[Job]) -> dict[tuple[str, ...], list[Job]]:
     """Jobs that differ in seed and fold only, by the labels that they share."""
     groups: dict[tuple[str, ...], list[Job]] = {}
@@ -106,7 +151,9 @@ def group_jobs(jobs: Sequence[Job]) -> dict[tuple[str, ...], list[Job]]:
 def study_table(
     study: StudyResults, name: str, what: str, rows: Sequence[Mapping[str, Cell]], notes: Sequence[str]
 ) -> Table:
-    """A table of a study; its caption says SIMULATED where any data is."""
+    """A table of a study, with the caption, the notes and the constant columns that all tables of a report have."""
     texts, numbers = frames(rows)
-    simulated = "SIMULATED data. " if study.simulated else ""
-    return Table(name, f"{simulated}{what}", texts, tuple(notes), values=numbers)
+    said = (*notes, *approximate(rows))
+    caption = caption_of(study.telling, what, simulated=study.simulated)
+    facts = facts_of_table(study.telling, simulated=study.simulated) | {"split": study.split}
+    return Table(name, caption, texts, said, values=numbers, facts=facts)

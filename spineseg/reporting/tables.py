@@ -1,22 +1,23 @@
 """Tables of a report: accuracy, detection, means, identification, errors, levels, cost."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, Final
 
 import numpy as np
 
-from spineseg.metrics import PROTOCOL
 from spineseg.metrics.intervals import BOOTSTRAP_SUBJECTS, LEAST_SUBJECTS
 from spineseg.metrics.means import LEAST_SUBJECTS_PER_LEVEL
-from spineseg.reporting.cells import Cell, best_and_second, frames, median, number, plain, result
+from spineseg.reporting.captions import caption_of, facts_of_table
+from spineseg.reporting.cells import Cell, approximate, best_and_second, frames, median, number, plain, result
 from spineseg.reporting.comparisons import Pair, claimed_below_best, is_oracle
-from spineseg.reporting.models import ScoredModel
+from spineseg.reporting.models import ScoredModel, every_run
 from spineseg.reporting.runs import Table
+from spineseg.reporting.standing import why_descriptive
 
 Rows = list[dict[str, Cell]]
 MODEL: Final = "Model"
-# Heading → name in results.json, whether higher is better, the primary endpoint that tests it.
+# Heading → name in results.json, where higher is better, and the primary endpoint that tests it.
 _HEADLINE: Final = {
     "mAP50": ("mask_map50", None),
     "Dice": ("dice", "dice"),
@@ -42,13 +43,12 @@ _DETECTION: Final = {
 _NOT_COMPARED: Final = ("AP50, native", "box AP50, native", "AP50, all scores 1")
 
 
-def headline_table(models: Sequence[ScoredModel], pairs: Sequence[Pair], *, marked: bool) -> Table:
+def headline_table(models: Sequence[ScoredModel], pairs: Sequence[Pair]) -> Table:
     """The table of the paper: comparable numbers with their intervals, and what they cost.
 
     Args:
         models: its rows.
         pairs: all comparisons, for the daggers.
-        marked: whether the best values may be marked: on real data only.
     """
     rows: Rows = []
     for model in models:
@@ -62,12 +62,8 @@ def headline_table(models: Sequence[ScoredModel], pairs: Sequence[Pair], *, mark
                 **cost_cells(model),
             }
         )
-    texts, values = frames(rows)
-    marks: dict[tuple[int, str], frozenset[str]] = {}
-    if marked:
-        columns = {heading: (True, endpoint) for heading, (_, endpoint) in _HEADLINE.items()}
-        # Medians over found levels are not ranked (PROTOCOL 4): who finds fewer levels may have the smaller distance.
-        marks = _marks(models, rows, columns, pairs)
+    refused = why_descriptive(every_run(models))
+    marks = {} if refused else _marks(models, rows, pairs)
     notes = [
         "mAP50: class-agnostic mask AP at IoU 0.5 of the exclusive slice maps; Dice and NSD: case_mean over named "
         "levels (missed = 0); id: identified ÷ visible levels; HD95: median over found levels, with their share.",
@@ -77,7 +73,7 @@ def headline_table(models: Sequence[ScoredModel], pairs: Sequence[Pair], *, mark
     if n < LEAST_SUBJECTS:
         notes.append(f"n = {n}: no intervals below {LEAST_SUBJECTS} subjects.")
     elif n < BOOTSTRAP_SUBJECTS:
-        notes.append(f"n = {n}, interval approximate: t, and jackknife t of mAP50 and id.")
+        notes.append("Intervals: t, and jackknife t of mAP50 and id.")
     else:
         notes.append("Intervals: BCa over subjects; Student's of the means beside them in the CSV file.")
     if marks:
@@ -87,9 +83,9 @@ def headline_table(models: Sequence[ScoredModel], pairs: Sequence[Pair], *, mark
             "†: differs from the best value: exact sign-flip test over subjects, p < 0.05 by Holm over all pairs of "
             "the endpoint, and by more than the noise of a rerun."
         )
-    if not marked:
-        notes.append("SIMULATED data: descriptive only; nothing is marked and nothing is tested.")
-    return Table("headline", caption_of(models, "Accuracy and cost"), texts, tuple(notes), marks, values)
+    if refused:
+        notes.append(f"{refused[:1].upper()}{refused[1:]}; nothing is marked and nothing is tested.")
+    return replace(table_of("headline", models, "Accuracy and cost", rows, notes), marks=marks)
 
 
 def detection_table(models: Sequence[ScoredModel]) -> Table:
@@ -119,7 +115,9 @@ def _detection_cell(model: ScoredModel, name: str) -> Cell:
     """A number of the detection table; one over all levels for want of subjects says so."""
     cell = result(model.results.get(name))
     marked = name.endswith("_named") and cell.value is not None and _over_all_levels(model)
-    return replace(cell, text=f"{cell.text} (all levels)") if marked else cell
+    if not marked:
+        return cell
+    return replace(cell, text=f"{cell.text} (all levels)", beside={**cell.beside, "levels": "all levels"})
 
 
 def _over_all_levels(model: ScoredModel) -> bool:
@@ -161,13 +159,15 @@ def _thresholds(model: ScoredModel) -> str:
     return ", ".join("default" if value is None else f"{value:.2f}" for value in sorted(found, key=str))
 
 
-def _marks(
-    models: Sequence[ScoredModel], rows: Rows, columns: Mapping[str, tuple[bool, str | None]], pairs: Sequence[Pair]
-) -> dict[tuple[int, str], frozenset[str]]:
+def _marks(models: Sequence[ScoredModel], rows: Rows, pairs: Sequence[Pair]) -> dict[tuple[int, str], frozenset[str]]:
+    """Marks of the headline's means.
+
+    Medians over found levels are not ranked (PROTOCOL 4): who finds fewer levels may have the smaller distance.
+    """
     marks: dict[tuple[int, str], set[str]] = {}
-    for heading, (higher, endpoint) in columns.items():
+    for heading, (_, endpoint) in _HEADLINE.items():
         values = [None if is_oracle(model) else row[heading].value for model, row in zip(models, rows, strict=True)]
-        found = best_and_second(values, higher=higher)
+        found = best_and_second(values)
         for row, mark in found.items():
             marks.setdefault((row, heading), set()).add(mark)
         best = [models[row].name for row, mark in found.items() if mark == "best"]
@@ -182,16 +182,7 @@ def _marks(
 
 def table_of(name: str, models: Sequence[ScoredModel], what: str, rows: Rows, notes: Sequence[str]) -> Table:
     """A table without marks."""
+    runs = every_run(models)
     texts, values = frames(rows)
-    return Table(name, caption_of(models, what), texts, tuple(notes), {}, values)
-
-
-def caption_of(models: Sequence[ScoredModel], what: str) -> str:
-    """What, of whom, by which rules; SIMULATED where any data is."""
-    run = models[0].runs[0]
-    simulated = any(run.simulated for model in models for run in model.runs)
-    split = f"{run.split} split, " if run.split else ""
-    return (
-        f"{'SIMULATED data. ' if simulated else ''}{what}: {split}n = {len(models[0].subjects)} subjects, "
-        f"edge = {run.summary['edge']}, protocol {PROTOCOL}."
-    )
+    said = (*notes, *approximate(rows))
+    return Table(name, caption_of(runs, what), texts, said, values=values, facts=facts_of_table(runs))

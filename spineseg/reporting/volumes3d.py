@@ -80,7 +80,10 @@ def encode_labels(labels: Array) -> str:
 
 
 def encode_meshes(meshes: Mapping[int, Mesh]) -> MeshParts:
-    """Encode the meshes of a label map: uint16 vertices, then uint16 triangles, label by label, deflated."""
+    """Encode the meshes of a label map: uint16 vertices, then uint16 triangles, label by label, deflated.
+
+    Numbers beyond 255 begin again at 1, as in ``encode_labels``: a vertebra has one colour in all views.
+    """
     filled = {label: mesh for label, mesh in meshes.items() if len(mesh.triangles)}
     origin = np.min([mesh.vertices.min(axis=0) for mesh in filled.values()], axis=0) if filled else np.zeros(3)
     parts, vertices, triangles = [], [], []
@@ -88,7 +91,7 @@ def encode_meshes(meshes: Mapping[int, Mesh]) -> MeshParts:
         steps = np.round((mesh.vertices - origin) / MESH_STEP_MM)
         vertices.append(np.clip(steps, 0, 65535).astype("<u2"))
         triangles.append(mesh.triangles.astype("<u2"))
-        parts.append([int(label), len(mesh.vertices), len(mesh.triangles)])
+        parts.append([int(_small(np.array(label))), len(mesh.vertices), len(mesh.triangles)])
     blocks: list[NDArray[Any]] = [*vertices, *triangles]
     data = np.concatenate([block.ravel() for block in blocks]) if blocks else np.zeros(0, "<u2")
     return {

@@ -1,13 +1,14 @@
 """The worst cases as pictures: one sagittal slice with the reference and every model's label map over it."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from spineseg.reporting.case_views import CaseScore, CaseView, case_views, color_of, worst_cases
-from spineseg.reporting.models import ScoredModel
+from spineseg.reporting.case_scores import CaseScore, shown_runs, worst_cases
+from spineseg.reporting.case_views import CaseView, case_views, color_of
+from spineseg.reporting.models import ScoredModel, every_run
 from spineseg.reporting.overlay import OPACITY, WINDOW_HU
 from spineseg.reporting.runs import ScoredRun
 from spineseg.vertebrae import LEVELS, level_name
@@ -23,34 +24,29 @@ _NAMED_PIXELS = 20
 
 def worst_of(models: Sequence[ScoredModel], count: int) -> list[CaseScore]:
     """Cases with the lowest Dice over the models' runs, worst first."""
-    return worst_cases([run for model in models for run in model.runs], count)
+    return worst_cases(every_run(models), count)
 
 
-def runs_that_show(models: Sequence[ScoredModel], case: str) -> list[tuple[str, ScoredRun]]:
-    """One run of each model that predicted a case, the first seed's, with the model's name."""
-    shown = []
-    for model in models:
-        having = [run for run in model.runs if (run.metrics["case"] == case).any()]
-        if having:
-            shown.append((model.name, min(having, key=lambda run: -1 if run.seed is None else run.seed)))
-    return shown
+def shown_of(models: Sequence[ScoredModel], score: CaseScore) -> dict[str, ScoredRun]:
+    """One run of each model that scored a case, by the model's name."""
+    return dict(shown_runs([(model.name, run) for model in models for run in model.runs], score)[0])
 
 
-def view_of(models: Sequence[ScoredModel], score: CaseScore) -> CaseView:
-    """A case as its models see it; see ``case_views``."""
-    return case_views([run for _, run in runs_that_show(models, score.case)], score.case, score.source)
+def view_of(shown: Mapping[str, ScoredRun], score: CaseScore) -> CaseView:
+    """A case as some models' runs see it; see ``case_views``."""
+    return case_views(list(shown.values()), score.case, score.source)
 
 
-def draw_case(figure: "Figure", models: Sequence[ScoredModel], score: CaseScore, view: CaseView) -> None:
+def draw_case(figure: "Figure", shown: Mapping[str, ScoredRun], score: CaseScore, view: CaseView) -> None:
     """Scan, reference and each model's label map on the sagittal slice with most reference.
 
     Args:
         figure: to draw on.
-        models: all of the report.
+        shown: of ``shown_of``.
         score: of the case.
         view: its volumes.
     """
-    by_run = {run.name: name for name, run in runs_that_show(models, score.case)}
+    by_run = {run.name: name for name, run in shown.items()}
     x = central_slice(view)
     panels: list[tuple[str, NDArray[Any] | None, bool]] = [("scan", None, True)] if view.image is not None else []
     if view.reference is not None:

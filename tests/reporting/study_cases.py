@@ -1,6 +1,7 @@
 """Studies on disk for tests, made of scored runs and of nothing that was trained."""
 
 import atexit
+import json
 import shutil
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
@@ -37,9 +38,12 @@ def predicted(subject: str, cut: int) -> Volume:
 
 
 def write_run(root: Path, subjects: Sequence[str], cut: Callable[[str], int], *, seed: int, wandb: str) -> None:
-    """A run folder with an evaluation of its test split."""
+    """A run folder with an evaluation of its test split, called by its job as a study calls it."""
     shutil.copytree(evaluated(tuple(subjects), tuple(cut(subject) for subject in subjects)), root)
-    content: dict[str, Any] = {"format": "config 1", "run": {"group": "g", "name": "unet_csi"}, "seed": seed}
+    job = root.parent.name
+    summary = root / "evaluation" / "test" / "summary.json"
+    summary.write_text(json.dumps({**json.loads(summary.read_text()), "run": f"jobs/{job}/{root.name}"}))
+    content: dict[str, Any] = {"format": "config 1", "run": {"group": "jobs", "name": job}, "seed": seed}
     content["logger"] = {"wandb": {"mode": wandb, "project": "spines"}}
     (root / "config.yaml").write_text(yaml.safe_dump(content))
 
@@ -56,7 +60,7 @@ def evaluated(subjects: tuple[str, ...], cuts: tuple[int, ...]) -> Path:
     references = [Reference(name, name, partial(truth, name), (), "tiny") for name in subjects]
     evaluation = root / "evaluation" / "test"
     evaluate_folder(
-        references, predictions, evaluation, edge="count", run="g/unet_csi/x", split="test", simulated=False
+        references, predictions, evaluation, edge="ignore", run="g/unet_csi/x", split="test", simulated=False
     )
     return root
 

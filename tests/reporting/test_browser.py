@@ -13,6 +13,9 @@ import pandas as pd
 import pytest
 from PIL import Image
 
+from spineseg.geometry import Volume
+from spineseg.reporting.case_scores import CaseScore
+from spineseg.reporting.case_views import CaseView
 from spineseg.reporting.html import write_html
 from spineseg.reporting.runs import Table
 from spineseg.vertebrae import LEVELS
@@ -221,6 +224,57 @@ def test_a_page_is_no_wider_than_a_phone_and_has_a_dark_side(browser: "Browser",
     page.locator("#theme").click()
     assert page.evaluate(back) != dark == "rgb(20, 23, 27)"
     context.close()
+
+
+def columns(numbers: tuple[int, ...], slices: int) -> Volume:
+    """A block for each number, the first at the head, (slices, 24, 40)."""
+    labels = np.zeros((slices, 24, 40), np.uint16)
+    for row, number in enumerate(numbers):
+        labels[:, 6:18, 28 - 12 * row : 36 - 12 * row] = number
+    return Volume(labels, np.diag([3.0, 2.0, 2.0, 1.0]))
+
+
+def test_numbers_are_no_levels_and_one_slice_is_a_case(
+    browser: "Browser", world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """C1 to C3 beside vertebrae that are numbered 1 to 3; in the second case on a single slice."""
+    runs = world.runs
+
+    def view(_: object, case: str, source: str) -> CaseView:
+        truth = columns((1, 2, 3), 1 if case == "case1" else 8)
+        hu = truth.with_array(np.where(truth.array > 0, 500, 0).astype(np.int16))
+        maps = {runs["one_class"].name: truth, runs["good"].name: truth}
+        named = {runs["one_class"].name: False, runs["good"].name: True}
+        return CaseView(case, case, source, hu, truth, maps, named, simulated=True)
+
+    scores = [
+        CaseScore(case, "tiny", case, {run.name: 0.5 for run in (runs["one_class"], runs["good"])})
+        for case in ("case0", "case1")
+    ]
+    monkeypatch.setattr("spineseg.reporting.html_cases.case_views", view)
+    monkeypatch.setattr("spineseg.reporting.html.worst_cases", lambda *_: scores)
+    write_html(world.report(runs=(runs["one_class"], runs["good"])), tmp_path / "report.html", worst=2)
+    page = browser.new_page()
+    complaints: list[str] = []
+    page.on("pageerror", lambda error: complaints.append(str(error)))
+    page.goto((tmp_path / "report.html").as_uri())
+    page.locator(".case[data-ready]").nth(1).wait_for(timeout=60_000)
+    for number in range(2):
+        case = page.locator(".case").nth(number)
+        space = case.locator(".space canvas")
+        before = [int((pixels(space.nth(n))[..., 3] > 0).sum()) for n in range(3)]
+        assert min(before) > 100
+        case.locator(".level[data-level='2']").click()
+        drawn(page)
+        after = [int((pixels(space.nth(n))[..., 3] > 0).sum()) for n in range(3)]
+        # The reference and the named model lose C2; vertebra 2 of the one-class model is no C2.
+        assert after[0] < before[0] and after[1] == before[1] and after[2] < before[2]
+    flat = page.locator(".case").nth(1).locator(".plane[data-plane=sagittal]")
+    assert flat.locator("input").get_attribute("max") == "0"
+    assert flat.locator("output").first.inner_text() == "1 of 1"
+    assert all(tinted(pixels(flat.locator("canvas").nth(n))) > 100 for n in range(3))
+    assert complaints == []
+    page.close()
 
 
 def test_a_damaged_case_says_so_and_the_next_one_is_shown(browser: "Browser", html: Path, tmp_path: Path) -> None:

@@ -9,7 +9,8 @@ import pytest
 
 from spineseg.errors import DataError
 from spineseg.geometry import Volume, index_to_mm
-from spineseg.reporting.case_views import CaseView, case_views, color_of, present_levels, shrunk, worst_cases
+from spineseg.reporting.case_scores import worst_cases
+from spineseg.reporting.case_views import CaseView, case_views, color_of, present_levels, shrunk
 from spineseg.vertebrae import LEVELS
 from spineseg.volumes import write_volume
 from tests.reporting.page_cases import MODELS, World, native, scan, truth

@@ -1,6 +1,7 @@
 """Figures hold the numbers that they claim to, say SIMULATED, and embed their fonts."""
 
-from collections.abc import Iterator
+import dataclasses
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -17,9 +18,9 @@ from spineseg.reporting.case_views import CaseView, color_of
 from spineseg.reporting.comparisons import compare_pairs, subject_means
 from spineseg.reporting.curves import draw_training, precision_curve, read_log
 from spineseg.reporting.figures import draw_figures
-from spineseg.reporting.figures_levels import FARTHEST, draw_levels, shift_shares
+from spineseg.reporting.figures_levels import FARTHEST, draw_levels, draw_shifts, shift_shares
 from spineseg.reporting.figures_pairs import draw_differences
-from spineseg.reporting.figures_style import WATERMARK, figure, save, style_of
+from spineseg.reporting.figures_style import figure, save, style_of
 from spineseg.reporting.models import ScoredModel, score_models
 from spineseg.reporting.overlay import OPACITY
 from spineseg.reporting.runs import load_runs
@@ -49,8 +50,8 @@ def test_simulated_figures_say_so_and_others_do_not(tmp_path: Path) -> None:
     for simulated in (True, False):
         with figure() as one:
             one.subplots().plot([0, 1], [0, 1])
-            path = save(one, tmp_path / str(simulated), "one", simulated=simulated)
-        assert any(WATERMARK in text.get_text() for text in one.texts) == simulated
+            path = save(one, tmp_path / str(simulated), "one", ("SIMULATED data",) if simulated else ())
+        assert any("SIMULATED" in text.get_text() for text in one.texts) == simulated
         assert path == tmp_path / str(simulated) / "one.png"
     first, second = (np.asarray(Image.open(tmp_path / name / "one.png").convert("L")) for name in ("True", "False"))
     assert (first != second).mean() > 0.01
@@ -60,7 +61,7 @@ def test_a_pdf_embeds_its_fonts_and_two_of_them_are_one(tmp_path: Path) -> None:
     for name in ("a", "b"):
         with figure() as one:
             one.subplots().set_title("τ × title")
-            save(one, tmp_path, name, simulated=True)
+            save(one, tmp_path, name, ("SIMULATED data",))
     content = (tmp_path / "a.pdf").read_bytes()
     assert b"/FontFile2" in content and b"/Type3" not in content
     assert content == (tmp_path / "b.pdf").read_bytes()
@@ -92,7 +93,7 @@ def test_level_curves_are_the_means_of_the_levels(models: list[ScoredModel], dra
 
 
 def test_every_subject_is_a_point_of_its_pair(models: list[ScoredModel], drawn: Figure) -> None:
-    pairs = compare_pairs(models, simulated=True)
+    pairs = compare_pairs(models)
     draw_differences(drawn, models, pairs)
     dice = drawn.axes[0]
     first, second = (subject_means(model, "dice") for model in models[:2])
@@ -121,6 +122,9 @@ def test_training_curves_are_the_log(models: list[ScoredModel], drawn: Figure, t
     loss, dice = drawn.axes
     assert loss.lines[0].get_ydata().tolist() == [3, 1.5, 1] and loss.lines[0].get_xdata().tolist() == [1, 2, 3]
     assert dice.get_title() == "val/dice" and len(dice.lines) == 3
+    # The monitor is another quantity in each kind of model.
+    assert "not comparable between kinds of model" in drawn.get_suptitle()
+    assert loss.get_yscale() == "log"
     log = tmp_path / "log.csv"
     log.write_text("step,epoch,name,value\n1,0,train/loss,2.5\n2,0,train/lo")
     assert read_log(log)["value"].tolist() == [2.5]
@@ -141,17 +145,46 @@ def test_the_worst_case_comes_first_and_head_is_up() -> None:
     np.testing.assert_allclose(picture[10, 20], OPACITY * np.array(color_of(24, named=True)) / 255)
 
 
+def test_a_loss_below_zero_is_seen(models: list[ScoredModel], drawn: Figure, tmp_path: Path) -> None:
+    (run,) = models[0].runs
+    (tmp_path / "log.csv").write_text("step,epoch,name,value\n1,0,train/loss,0.5\n2,1,train/loss,-0.6\n")
+    model = dataclasses.replace(models[0], runs=(dataclasses.replace(run, root=tmp_path),))
+    assert draw_training(drawn, [model], styles([model]))
+    (loss,) = drawn.axes
+    assert loss.get_yscale() == "linear" and loss.lines[0].get_ydata().tolist() == [0.5, -0.6]
+
+
+def test_more_models_than_colours_are_told_apart(models: list[ScoredModel], drawn: Figure) -> None:
+    many = [dataclasses.replace(models[0], name=f"m{n}") for n in range(9)]
+    draw_shifts(drawn, many, styles(many))
+    bars = [container[0] for container in drawn.axes[0].containers]
+    assert len({(bar.get_facecolor(), bar.get_hatch()) for bar in bars}) == 9
+    points = style_of([str(n) for n in range(14)]).values()
+    assert len({(style["color"], style["marker"]) for style in points}) == 14
+
+
+def test_an_overfit_check_says_so_on_every_figure(
+    models: list[ScoredModel], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: set[Sequence[str]] = set()
+    monkeypatch.setattr(all_figures, "save", lambda one, folder, name, warnings: said.add(warnings) or folder / name)
+    (run,) = models[0].runs
+    checked = dataclasses.replace(run, simulated=False, provenance={**run.provenance, "overfit": "case00"})
+    draw_figures([dataclasses.replace(models[0], runs=(checked,))], [], tmp_path, worst=1)
+    assert said == {("OVERFIT check on case00, no result",)}
+
+
 def test_all_figures_of_a_report_are_written(
     models: list[ScoredModel], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    written: dict[str, bool] = {}
+    written: dict[str, Sequence[str]] = {}
 
-    def recorded(one: Figure, folder: Path, name: str, *, simulated: bool) -> Path:
-        written[name] = simulated
-        return save(one, folder, name, simulated=simulated)
+    def recorded(one: Figure, folder: Path, name: str, warnings: Sequence[str]) -> Path:
+        written[name] = warnings
+        return save(one, folder, name, warnings)
 
     monkeypatch.setattr(all_figures, "save", recorded)
-    found = draw_figures(models, compare_pairs(models, simulated=True), tmp_path, simulated=True, worst=1)
+    found = draw_figures(models, compare_pairs(models), tmp_path, worst=1)
     assert list(found) == [
         "levels",
         "paired_differences",
@@ -160,8 +193,11 @@ def test_all_figures_of_a_report_are_written(
         "training",
         "cost",
         "worst_case_1",
+        "pass",
     ]
-    assert written == dict.fromkeys(found, True)
+    moving = found.pop("pass")
+    assert moving.is_file() and moving.suffix == ".gif"
+    assert written == dict.fromkeys(found, ("SIMULATED data",))
     for name, path in found.items():
         assert path.is_file() and path.with_suffix(".pdf").is_file(), name
     # The person whose names are all wrong.

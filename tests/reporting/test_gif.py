@@ -13,7 +13,7 @@ from spineseg.errors import DataError
 from spineseg.geometry import Volume
 from spineseg.reporting.case_views import CaseView
 from spineseg.reporting.gif import write_gif
-from spineseg.reporting.overlay import OPACITY
+from spineseg.reporting.overlay import OPACITY, WIDTH_PX
 from spineseg.vertebrae import LEVELS
 
 
@@ -83,6 +83,9 @@ def test_a_simulated_case_is_marked_in_every_frame(tmp_path: Path) -> None:
         for name in ("a.gif", "b.gif")
     ]
     assert min(yellow[0]) > 50 and max(yellow[1]) < min(yellow[0]) / 2
+    write_gif(replace(view(simulated=False), overfit=True), tmp_path / "c.gif")
+    checked = [int((np.abs(frame - (255, 200, 90)).max(axis=2) < 25).sum()) for frame in frames(tmp_path / "c.gif")]
+    assert min(checked) > 2 * max(yellow[1])
 
 
 def test_the_file_keeps_to_its_size(tmp_path: Path) -> None:
@@ -94,6 +97,19 @@ def test_the_file_keeps_to_its_size(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="allow more"):
         write_gif(view(), tmp_path / "none.gif", most_mb=0.001)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["small.gif", "whole.gif"]
+
+
+def test_a_single_axial_slice_is_no_wider_than_a_screen(tmp_path: Path) -> None:
+    case = view()
+    flat = Volume(case.volume.array[:, :, 60:61].copy(), np.diag([1.0, 1.0, 1.0, 1.0]))
+    write_gif(replace(case, image=None, reference=flat, predictions={"run": flat}), tmp_path / "a.gif")
+    assert 0 < frames(tmp_path / "a.gif")[0].shape[1] <= 2 * WIDTH_PX + 4
+
+
+def test_a_run_that_is_labelled_reference_stands_beside_the_reference(tmp_path: Path) -> None:
+    write_gif(view(), tmp_path / "a.gif")
+    write_gif(view(), tmp_path / "b.gif", label="Reference")
+    assert frames(tmp_path / "a.gif")[0].shape == frames(tmp_path / "b.gif")[0].shape
 
 
 def test_another_run_and_no_run_at_all(tmp_path: Path) -> None:

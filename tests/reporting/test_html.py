@@ -10,9 +10,9 @@ import pandas as pd
 import pytest
 
 from spineseg.errors import DataError
-from spineseg.reporting.case_views import CaseScore, worst_cases
+from spineseg.reporting.case_scores import CaseScore, shown_runs, worst_cases
 from spineseg.reporting.html import write_html
-from spineseg.reporting.html_cases import MOST_MAPS, page_case, shown_runs
+from spineseg.reporting.html_cases import MOST_MAPS, page_case
 from spineseg.reporting.html_tables import page_table
 from spineseg.reporting.places import without_places
 from spineseg.reporting.runs import Table
@@ -145,15 +145,51 @@ def test_cells_are_sorted_by_the_numbers_behind_them() -> None:
     assert cells["Dice"][0].mark == "best" and cells["Dice"][2].mark == ""
 
 
+def test_a_dash_is_no_text_and_a_hash_no_number() -> None:
+    texts = pd.DataFrame({"Note": ["–", "b", "a"], "Data hash": ["12e45678", "34567890", "1e234567"]})
+    for values in (None, texts):
+        note, hashes = zip(*page_table(Table("t", "c", texts, values=values)).rows, strict=True)
+        assert [cell.key for cell in note] == [None, "b", "a"]
+        assert values is None or [cell.key for cell in hashes] == ["12e45678", "34567890", "1e234567"]
+    mixed = page_table(Table("t", "c", texts.iloc[[0, 2]]))
+    assert not mixed.columns[1].numeric and mixed.rows[0][1].key == "12e45678"
+
+
+def test_a_folder_with_a_space_is_cut_like_any_other() -> None:
+    root = Path("/home/somebody/My Scans/runs")
+    text = f"{root}/a/best.ckpt: damaged; /home/somebody/My Scans/cases.csv twice; /home/somebodyelse/x.csv"
+    assert without_places(text, (root,)) == "…/best.ckpt: damaged; …/cases.csv twice; …/x.csv"
+
+
+def test_an_overfit_check_says_so_on_the_page(world: World, tmp_path: Path) -> None:
+    run = replace(world.runs["good"], provenance={**world.runs["good"].provenance, "overfit": "case1"})
+    assert "OVERFIT check on case1, no result" in written(world, tmp_path, runs=(run,))
+    assert "OVERFIT" not in written(world, tmp_path)
+
+
 def test_one_run_a_model_is_drawn_and_the_rest_is_named(world: World) -> None:
     run = world.runs["good"]
     seeds = [replace(run, name=f"good/{seed}", seed=seed) for seed in (2, 0, 1)]
     many = [replace(run, name=f"m{n}", recipe=f"m{n}") for n in range(MOST_MAPS + 2)]
     elsewhere = replace(seeds[1], recipe="elsewhere", metrics=run.metrics.assign(source="another set"))
     score = CaseScore("case0", "tiny", "case0", {each.name: 0.5 for each in [*seeds, *many]})
-    shown, left_out = shown_runs([elsewhere, *seeds, *many], score)
-    assert [shown[0][0].name, shown[0][1]] == ["good/0", "good"] and len(shown) == MOST_MAPS
-    assert left_out == ["good/2", "good/1", *(f"m{n}" for n in range(MOST_MAPS - 1, MOST_MAPS + 2))]
+    named = [(each.recipe, each) for each in (elsewhere, *seeds, *many)]
+    shown, seeds_left = shown_runs(named, score)
+    assert [(model, each.name) for model, each in shown][:2] == [("good", "good/0"), ("m0", "m0")]
+    assert len(shown) == 1 + len(many) and seeds_left == ["good, seed 2", "good, seed 1"]
+    case = page_case([elsewhere, *seeds, *many], score, 1)
+    assert len(case.maps) == 1 + MOST_MAPS
+    assert "one seed a model is drawn; other seeds: good, seed 2; good, seed 1" in case.notes
+    # The models beyond are no seeds of the others.
+    assert f"{MOST_MAPS} models are drawn at most; not drawn: m5; m6; m7" in case.notes
+
+
+def test_a_run_called_reference_stands_beside_the_reference(world: World) -> None:
+    run = replace(world.runs["good"], name="reference", recipe="Reference")
+    score = CaseScore("case0", "tiny", "case0", {"reference": 0.5})
+    data = json.loads(page_case([run], score, 1).data)
+    assert [each["reference"] for each in data["maps"]] == [True, False]
+    assert data["maps"][0]["labels"] != data["maps"][1]["labels"]
 
 
 def test_two_settings_of_a_recipe_are_two_models_as_in_the_tables(world: World) -> None:
@@ -164,8 +200,6 @@ def test_two_settings_of_a_recipe_are_two_models_as_in_the_tables(world: World) 
         for seed in (0, 1)
     ]
     score = CaseScore("case0", "tiny", "case0", {each.name: 0.5 for each in twins})
-    shown, left_out = shown_runs(twins, score, {"good": "Good"})
-    assert [label for _, label in shown] == ["Good (lr0 0.01)", "Good (lr0 0.1)"] and len(left_out) == 2
     case = page_case(twins, score, 1, {"good": "Good"})
     assert [each["label"] for each in case.maps] == ["Reference", "Good (lr0 0.01)", "Good (lr0 0.1)"]
 

@@ -93,6 +93,12 @@ def test_labels_come_back_exactly() -> None:
     assert list(zlib.decompress(base64.b64decode(encode_labels(numbers)))) == [0, 1, 255, 1, 1]
 
 
+def test_a_number_beyond_255_is_the_same_in_the_planes_and_in_3d() -> None:
+    box = surface(np.ones((3, 3, 3), np.bool_), np.eye(4))
+    coded = encode_meshes(dict.fromkeys((1, 255, 256, 511), box))
+    assert [part[0] for part in coded["parts"]] == [1, 255, 1, 1]
+
+
 def test_meshes_come_back_to_a_step() -> None:
     meshes = {
         7: surface(blob(0), np.diag([2.0, 2, 2, 1])),

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import spineseg.reporting
-from spineseg.reporting.cells import Cell, best_and_second, frames, result
+from spineseg.reporting.cells import Cell, best_and_second, frames, median, number, result
 from spineseg.reporting.latex import escape, latex_table
 from spineseg.reporting.markdown import markdown_table
 from spineseg.reporting.runs import Table
@@ -69,6 +69,13 @@ def test_a_table_is_whole_and_balanced() -> None:
     assert r"\label{tab:headline-1}" in text
 
 
+def test_a_row_that_begins_with_a_bracket_or_a_star_is_no_argument() -> None:
+    frame = pd.DataFrame({"[a]": ["[b]", "*c", "d"]})
+    text = latex_table(Table("t", "c", frame))
+    rows = [line.strip() for line in text.splitlines() if line.endswith("\\\\")]
+    assert rows == ["{}[a] \\\\", "{}[b] \\\\", "{}*c \\\\", "d \\\\"]
+
+
 def test_markdown_keeps_its_columns_and_marks() -> None:
     lines = markdown_table(TABLE).splitlines()
     rows = [line for line in lines if line.startswith("|")]
@@ -78,9 +85,9 @@ def test_markdown_keeps_its_columns_and_marks() -> None:
 
 
 def test_nothing_is_best_where_nothing_differs_or_nothing_competes() -> None:
-    assert best_and_second([0.5, 0.5, None], higher=True) == {}
-    assert best_and_second([0.5, None], higher=True) == {}
-    assert best_and_second([0.5, 0.7, 0.6], higher=False) == {0: "best", 2: "second"}
+    assert best_and_second([0.5, 0.5, None]) == {}
+    assert best_and_second([0.5, None]) == {}
+    assert best_and_second([0.5, 0.7, 0.6]) == {1: "best", 2: "second"}
 
 
 def test_numbers_behind_the_texts_have_their_ends_in_columns_of_their_own() -> None:
@@ -89,5 +96,12 @@ def test_numbers_behind_the_texts_have_their_ends_in_columns_of_their_own() -> N
     assert texts["Dice"].tolist() == ["0.500 [0.400, 0.600]", "–"]
     assert list(values) == ["Model", "Dice", "Dice, low", "Dice, high", "Dice, t low", "Dice, t high"]
     assert values["Dice, t high"].tolist()[0] == 0.61
+    found = median({"value": 1.5, "low": None, "high": None, "quartiles": [1.0, 2.0], "found": 0.9})
+    _, values = frames(
+        [{"d": found, "AP": result({"value": 1.0, "scores": "all 1"})}, {"d": number(2), "AP": number(1)}]
+    )
+    # What the protocol prints beside a number is beside it in the file, too.
+    assert list(values) == ["d", "d, quartile 1", "d, quartile 3", "d, found", "AP", "AP, scores"]
+    assert values["d, found"].tolist()[0] == 0.9 and values["AP, scores"].tolist()[0] == "all 1"
     assert result({"value": 0.9, "low": None, "high": None, "scores": "all 1"}).text == "0.900 (scores all 1)"
     assert result({"value": None, "status": "n/a"}).text == "n/a"

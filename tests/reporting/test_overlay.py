@@ -31,7 +31,6 @@ def test_head_is_up_and_front_is_left(flip: bool) -> None:
     image, labels = scan(flip)
     picture = np.asarray(overlay(image, labels, named=True, title="a"))
     assert picture.shape[0] == HEADER_PX + HEIGHT_PX
-    sagittal = picture[HEADER_PX:, : HEIGHT_PX * 60 // 60]
     width = round(HEIGHT_PX * 30 / 60 * 2)
     sagittal = picture[HEADER_PX:, :width, 0].astype(float)
     assert sagittal[: HEIGHT_PX // 8].mean() > 200  # head up
@@ -49,9 +48,12 @@ def test_numbered_vertebrae_and_empty_maps_are_drawn(tmp_path: Path) -> None:
     image, labels = scan(False)
     write_overlay(tmp_path / "a.png", image, labels.with_array(labels.array // 24 * 40), named=False, title="simulated")
     assert Image.open(tmp_path / "a.png").size[1] == HEADER_PX + HEIGHT_PX
-    empty = overlay(image, labels.with_array(np.zeros_like(labels.array)), named=True, title="")
-    half = np.asarray(empty)[HEADER_PX:]
-    assert half.any()
+    empty = np.asarray(overlay(image, labels.with_array(np.zeros_like(labels.array)), named=True, title=""))[HEADER_PX:]
+    # Two planes, each plain and with nothing over it.
+    sagittal, coronal = (round(HEIGHT_PX * size / 60) for size in (30 * 2, 20))
+    for left, width in ((0, sagittal), (2 * sagittal, coronal)):
+        np.testing.assert_array_equal(empty[:, left : left + width], empty[:, left + width : left + 2 * width])
+    assert empty.shape[1] == 2 * (sagittal + coronal)
 
 
 def test_a_few_slices_are_seen_from_below() -> None:

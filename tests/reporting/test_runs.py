@@ -1,18 +1,24 @@
 """Run folders and evaluation folders as reports read them, and which runs make one row."""
 
 import dataclasses
+import json
 import shutil
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 
-from spineseg.errors import DataError, FormatError
+from spineseg.data.files import write_json
+from spineseg.errors import ConfigError, DataError, FormatError
+from spineseg.provenance import PROVENANCE_FORMAT
 from spineseg.report import find_runs
 from spineseg.reporting.build import _notes
 from spineseg.reporting.comparability import check_comparable, check_held_out
 from spineseg.reporting.models import score_models
 from spineseg.reporting.runs import ScoredRun, load_runs
 from spineseg.reporting.settings import label_runs
+from spineseg.runs import Run
+from spineseg.trained import TrainedModel, origin
 from tests.reporting.scored_runs import write_evaluation, write_run
 
 
@@ -41,6 +47,53 @@ def test_a_run_is_read_with_its_cost_and_its_predictions(runs: Path) -> None:
     assert set(first.metrics["level"]) == {"", "T12", "L1", "L2", "L3"}
     assert first.metrics["value"].dtype == float
     assert first.config["optim"]["lr0"] == 0.002
+
+
+def test_seconds_are_those_of_the_scored_scans(tmp_path: Path) -> None:
+    path = write_run(tmp_path, "unet_csi", subjects=range(2))
+    file = path / "predictions" / "test" / "predictions.json"
+    content = json.loads(file.read_text())
+    content["cases"]["another"] = {**content["cases"]["case00"], "seconds": 100.0}
+    file.write_text(json.dumps(content))
+    assert load_runs([path])[0].cost["seconds_a_scan"] == 1.5
+
+
+def test_seeds_that_evaluate_scored_are_known_from_their_predictions(runs: Path, tmp_path: Path) -> None:
+    (scores,) = load_runs([runs / "threshold" / "scores"])
+    content = json.loads((scores.evaluation / "summary.json").read_text())
+    for seed in (0, 1):
+        folder = shutil.copytree(scores.evaluation, tmp_path / str(seed))
+        told = {"run": f"csi/unet_csi/2026-01-01_00-00-0{seed}", "seed": seed, "fold": 2}
+        (folder / "summary.json").write_text(json.dumps({**content, "run": told["run"], "provenance": told}))
+    (model,) = score_models(load_runs([tmp_path / "0", tmp_path / "1"]))
+    assert (model.name, list(model.seeds), model.folds) == ("unet_csi", ["0", "1"], (2,))
+    assert model.trained and model.sd_seed("dice_spine") == 0
+
+
+def test_predictions_of_one_run_say_its_seed_and_fold(tmp_path: Path) -> None:
+    runs = [Run(tmp_path / str(seed)) for seed in (3, 4)]
+    for run, seed in zip(runs, (3, 4), strict=True):
+        write_json(run.provenance, {"format": PROVENANCE_FORMAT, "seed": seed, "fold": 1})
+    model = TrainedModel(cast(Any, None), cast(Any, None), None, simulated=False)
+    found = origin(runs[:1], model, "best")
+    assert (found["seed"], found["fold"]) == (3, 1)
+    # An ensemble has no seed of its own: its members have.
+    assert "seed" not in origin(runs, dataclasses.replace(model, members=(model, model)), "best")
+
+
+def test_a_run_that_is_still_being_made_is_not_found(runs: Path) -> None:
+    folder = runs / "csi" / "unet_csi"
+    every = sorted(folder.iterdir())
+    partial = shutil.copytree(every[0], folder / ".partial-2026")
+    try:
+        for pattern in (f"{folder}/*", "csi/*/*"):
+            assert find_runs([pattern], runs)[0] == every
+        # A folder above that is hidden is no reason.
+        hidden = shutil.copytree(every[0], runs / ".hidden" / "runs" / "one")
+        assert find_runs([f"{runs}/.hidden/runs/*"], runs)[0] == [hidden]
+    finally:
+        shutil.rmtree(partial)
+        shutil.rmtree(runs / ".hidden", ignore_errors=True)
 
 
 def test_an_evaluation_folder_inside_a_run_is_that_run(runs: Path) -> None:
@@ -112,6 +165,11 @@ def test_other_settings_are_another_model_and_say_which(runs: Path) -> None:
     other = dataclasses.replace(second, config={**second.config, "optim": {"optimizer": "SGD", "lr0": 0.002}})
     assert label_runs([first, other], {}) == ["unet_csi (optimizer AdamW)", "unet_csi (optimizer SGD)"]
     assert label_runs([first, second], {"unet_csi": "U-Net"}) == ["U-Net", "U-Net"]
+    twin = dataclasses.replace(second, recipe="yolo_csi")
+    with pytest.raises(ConfigError, match="unet_csi and yolo_csi are both called 'U-Net'"):
+        label_runs([first, twin], {"unet_csi": "U-Net", "yolo_csi": "U-Net"})
+    with pytest.raises(ConfigError, match="yolo_csi and unet_csi are both called 'yolo_csi'"):
+        label_runs([twin, first], {"unet_csi": "yolo_csi"})
     # What nnU-Net planned from each fold's cases is no other model; the same keys are, where nobody planned.
     planned = {**first.config, "planner": {"preset": "x"}, "model": {"architecture": 1}}
     runs_of = [dataclasses.replace(first, config={**planned, "model": {"architecture": n}}) for n in (1, 2)]

@@ -1,7 +1,9 @@
 """The tables and figures of a study, rebuilt from its files alone."""
 
 import itertools
+import re
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +12,10 @@ import pandas as pd
 import pytest
 
 from spineseg.errors import DataError
+from spineseg.reporting.build import build_report
+from spineseg.reporting.checklist import facts_of
 from spineseg.reporting.runs import Table
-from spineseg.reporting.study import study_figures, study_tables
+from spineseg.reporting.study import study_figures, study_tables, tables_of
 from spineseg.reporting.study_arms import arms_of, deltas
 from spineseg.reporting.study_figures import numbers
 from spineseg.reporting.study_results import read_study
@@ -130,9 +134,81 @@ def test_search_names_the_best_trial_and_what_mattered(tmp_path: Path) -> None:
     assert set(figures) == {"search_history", "search_importance", "search_contour"}
 
 
-def test_trial_of_a_killed_worker_counts_once(tmp_path: Path) -> None:
+def test_trials_are_counted_by_number_and_not_by_job_or_attempt(tmp_path: Path) -> None:
     folder = write_search(tmp_path / "search", lambda drawn: drawn["data.foreground"], trials=8)
-    assert "Of 8 trials" in by_name(folder)["search_best"].notes[0]
+    # Trial 8 drew the parameters of trial 2; its worker was killed twice, and a third one brought it to its end.
+    folder.write_job(replace(folder.read_job("trial2"), trials=(2, 8), attempts=3))
+    tables = by_name(folder)
+    assert tables["search_best"].notes[0].startswith("Of 9 trials 8 done, 1 failed")
+    assert sorted(tables["search_best"].frame["trial"]) == [str(trial) for trial in (0, 1, 2, 3, 4, 6, 7, 8)]
+    twins = tables["search_best"].frame.set_index("trial").loc[["2", "8"], "dice"]
+    assert len(set(twins)) == 1
+    assert "of 8 jobs 7 done, 1 failed" in tables["study_jobs"].caption
+
+
+def test_every_table_says_by_which_rules_and_of_how_many(tables: dict[str, Table]) -> None:
+    for table in tables.values():
+        assert table.caption.endswith("est split, n = 6 subjects, edge = ignore, protocol 1.0."), table.caption
+        assert dict(table.facts) == {"protocol": "1.0", "edge": "ignore", "split": "test", "data": "real"}
+    assert "n = 6, interval approximate." in tables["study"].notes
+    assert "n = 6, interval approximate." in tables["study_ablation"].notes
+
+
+def test_arms_of_different_subjects_say_so(tmp_path: Path, tables: dict[str, Table]) -> None:
+    folder = write_matrix(tmp_path / "flips", {"none": 1, "x": 3}, seeds=(0,), failed=[("x", 0, 1)])
+    metrics = by_name(folder)["study_metrics"]
+    assert metrics.frame["subjects"].tolist() == ["6", "3"]
+    assert metrics.frame["jobs"].tolist() == ["2 of 2", "1 of 2, 1 failed"]
+    assert any("not to be compared" in note for note in metrics.notes)
+    assert not any("not to be compared" in note for note in tables["study_metrics"].notes)
+
+
+def test_arms_without_a_common_subject_have_no_difference(tmp_path: Path) -> None:
+    failed = [("none", 0, 0), ("x", 0, 1)]
+    folder = write_matrix(tmp_path / "flips", {"none": 1, "x": 3}, seeds=(0,), failed=failed)
+    assert by_name(folder)["study_ablation"].frame["Δ dice"].tolist() == ["–"]
+
+
+@pytest.mark.parametrize("why", ["edge = crop", "training split", "overfit check"])
+def test_what_is_no_result_is_not_tested(matrix: StudyFolder, why: str) -> None:
+    study = read_study(matrix.root)
+    changed = {
+        name: replace(
+            run,
+            summary={**run.summary, "edge": "crop" if why == "edge = crop" else "ignore"},
+            split="train" if why == "training split" else "test",
+            provenance={"overfit": "anna"} if why == "overfit check" else {},
+        )
+        for name, run in study.runs.items()
+    }
+    study.__dict__["runs"] = changed  # what the property has read
+    table = {each.name: each for each in tables_of(study)}["study_ablation"]
+    assert table.frame["p (Holm)"].tolist() == ["n/a"] and any(why in note for note in table.notes)
+    assert ("OVERFIT check on anna" in table.caption) == (why == "overfit check")
+
+
+def test_a_jobs_error_names_no_place(tmp_path: Path) -> None:
+    folder = write_matrix(tmp_path / "my flips", {"none": 1}, seeds=(0,), failed=[("none", 0, 1)])
+    job = folder.read_job("none-0-1")
+    folder.write_job(replace(job, error=f"{folder.root}/jobs/none-0-1/last.ckpt: damaged"))
+    assert by_name(folder)["study_jobs"].frame["error"].tolist() == ["…/last.ckpt: damaged"]
+
+
+def test_a_report_of_a_study_names_its_arms_and_not_its_jobs(matrix: StudyFolder, tmp_path: Path) -> None:
+    report = build_report([], tmp_path / "report", study=matrix.root, worst=1)
+    assert {run.recipe for run in report.runs} == {"flip none", "flip x"}
+    page = (tmp_path / "report" / "report.html").read_text()
+    (article,) = re.findall(r'<article class="case".*?</article>', page, re.S)
+    # One panel a plane for each arm, whatever its seeds.
+    panels = re.findall(r"<figcaption><b>(.*?)</b>", article)
+    assert panels == ["flip none", "flip x"] * 4
+    assert re.findall(r'<th scope="row">(.*?)</th>', article) == ["flip none", "flip x"]
+    assert "one seed a model is drawn; other seeds: flip none, seed 1; flip none, seed 2; flip x, seed 1" in article
+    checklist = (tmp_path / "report" / "checklist.md").read_text()
+    assert "Comparison of flip none, flip x on the same cases" in checklist
+    facts = facts_of(report)
+    assert facts["reruns"].startswith("3 seeds a model")
+    assert not re.search(r"(none|x)-\d-\d", checklist + str(facts) + article)
 
 
 def test_study_without_a_result_is_refused(tmp_path: Path) -> None:
@@ -150,7 +226,7 @@ def test_a_seed_without_a_value_leaves_the_noise_of_the_others_and_no_claim(
     arms = arms_of(read_study(folder.root))
     expected = dice(matrix, "x")[[0, 2]].mean(axis=0).std(ddof=1)
     assert arms[1].sd_seed("dice") == pytest.approx(expected)
-    (delta,), reason = deltas(arms, {"flip": "none"}, "dice", simulated=False)
+    (delta,), reason = deltas(arms, {"flip": "none"}, "dice", refused=None)
     assert delta.beyond_noise is None and "jobs are missing" in reason
     assert list(by_name(folder)["study_ablation"].frame["beyond rerun noise"]) == ["–"]
 

@@ -1,6 +1,7 @@
 """What tables say: numbers of seeds and folds together, marks and tests only where they are allowed."""
 
 import dataclasses
+import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,9 +12,11 @@ import pytest
 
 from spineseg.metrics.detections_table import COLUMNS, STATE_COLUMNS
 from spineseg.metrics.summary import SplitScores
-from spineseg.reporting.build import _notes
+from spineseg.metrics.tables import mean_tables
+from spineseg.reporting.build import _notes, csv_table
 from spineseg.reporting.comparison_tables import pair_table, protocols_table, rank_table, run_table, variation_table
 from spineseg.reporting.comparisons import compare_pairs
+from spineseg.reporting.field_table import field_table
 from spineseg.reporting.figures import draw_figures
 from spineseg.reporting.latex import latex_table
 from spineseg.reporting.level_tables import by_level, by_subject, dice_means, errors, identification, localisation
@@ -77,13 +80,13 @@ def test_every_table_of_a_comparison(folded: list[ScoredRun], tmp_path: Path) ->
     baseline = load_runs([write_evaluation(tmp_path / "t", "threshold", subjects=range(5))])
     oracle = load_runs([write_evaluation(tmp_path / "o", "oracle_native", subjects=range(5))])
     models = score_models([*folded, *baseline, *oracle])
-    pairs = compare_pairs(models, simulated=True)
+    pairs = compare_pairs(models)
     # An oracle competes with nobody, and a one-class model has no named endpoint.
     assert {(pair.first, pair.second, pair.endpoint) for pair in pairs} == {
         ("yolo_csi_levels", "threshold", "dice_spine"),
         ("yolo_csi_levels", "threshold", "mask_map50"),
     }
-    headline = headline_table(models, pairs, marked=False)
+    headline = headline_table(models, pairs)
     assert headline.caption.startswith("SIMULATED data. ") and not headline.marks
     row = headline.frame.set_index("Model").loc["yolo_csi_levels"]
     assert row["Runs"] == "1 seed × 2 folds"
@@ -126,10 +129,10 @@ def synthetic(
     mean = values.mean(axis=1).mean()
     entry = {"value": mean, "low": None, "high": None, "subjects": len(values)}
     results = {metric: dict(entry) for metric in ("dice", "dice_spine", "nsd", "id", "mask_map50")}
-    summary = {"edge": "ignore", "metrics": results, "subjects": list(subjects), "notes": []}
-    root = Path("runs") / name if trained else None
-    frame = pd.DataFrame({"case": []})
-    run = ScoredRun(name, name, root, Path(), "test", simulated, 0, 0, frame, summary, {}, {}, None, {})
+    summary = {"protocol": "1.0", "edge": "ignore", "metrics": results, "subjects": list(subjects), "notes": []}
+    root, seed = (Path("runs") / name, 0) if trained else (None, None)
+    frame = pd.DataFrame({"case": list(subjects), "source": "set"})
+    run = ScoredRun(name, name, root, Path(), "test", simulated, seed, 0, frame, summary, {}, {}, None, {})
     return ScoredModel(name, (run,), seeds, subjects, results)
 
 
@@ -138,8 +141,8 @@ def around(level: float, n: int = PEOPLE, seeds: int = 3, noise: float = 0.001) 
     return (level + random.normal(0, noise, (n, seeds))).tolist()
 
 
-def daggers(models: Sequence[ScoredModel], *, simulated: bool = False) -> set[tuple[int, str]]:
-    table = headline_table(models, compare_pairs(models, simulated=simulated), marked=not simulated)
+def daggers(models: Sequence[ScoredModel]) -> set[tuple[int, str]]:
+    table = headline_table(models, compare_pairs(models))
     return {place for place, marks in table.marks.items() if "dagger" in marks}
 
 
@@ -147,17 +150,17 @@ def test_a_dagger_stands_at_what_is_below_the_best_beyond_chance_and_rerun_noise
     good, bad = synthetic("good", around(0.9)), synthetic("bad", around(0.8))
     models = [bad, good]
     assert daggers(models) == {(0, "Dice"), (0, "id")}
-    table = headline_table(models, compare_pairs(models, simulated=False), marked=True)
+    table = headline_table(models, compare_pairs(models))
     assert table.marks[1, "Dice"] == {"best"} and table.marks[0, "Dice"] == {"second", "dagger"}
     assert any("Holm" in note for note in table.notes)
-    pairs = {(pair.endpoint, pair.claimed) for pair in compare_pairs(models, simulated=False)}
+    pairs = {(pair.endpoint, pair.claimed) for pair in compare_pairs(models)}
     # Everything but the primary endpoints is secondary: no test, no dagger.
     assert pairs == {("dice", True), ("id_case", True), ("dice_spine", False), ("nsd", False), ("mask_map50", False)}
 
 
 def test_where_the_protocol_allows_no_dagger_there_is_none() -> None:
     good, bad = synthetic("good", around(0.9)), synthetic("bad", around(0.8))
-    assert daggers([good, bad], simulated=True) == set()
+    assert daggers([synthetic("good", around(0.9), simulated=True), bad]) == set()
     assert daggers([synthetic("good", around(0.9, n=5)), synthetic("bad", around(0.8, n=5))]) == set()
     assert daggers([synthetic("good", around(0.9, n=6)), synthetic("bad", around(0.8, n=6))]) != set()
     assert daggers([synthetic(name, around(v, n=6)) for name, v in (("a", 0.9), ("b", 0.8), ("c", 0.7))]) == set()
@@ -168,22 +171,121 @@ def test_where_the_protocol_allows_no_dagger_there_is_none() -> None:
     assert daggers([good, synthetic("bad", loud)]) == set()
 
 
+def changed(model: ScoredModel, **changes: Any) -> ScoredModel:
+    """The model with another record of its run."""
+    return dataclasses.replace(model, runs=(dataclasses.replace(model.runs[0], **changes),))
+
+
+@pytest.mark.parametrize(
+    ("changes", "marked", "why"),
+    [
+        ({"provenance": {"overfit": "s03"}}, False, "overfit check: no result"),
+        ({"split": "train"}, False, "training split: no result"),
+        ({"summary": {"protocol": "1.0", "edge": "crop", "subjects": [], "notes": []}}, True, "edge = crop"),
+    ],
+)
+def test_what_is_no_result_is_neither_marked_nor_tested(changes: dict[str, Any], marked: bool, why: str) -> None:
+    models = [synthetic("good", around(0.9)), changed(synthetic("bad", around(0.8)), **changes)]
+    pairs = compare_pairs(models)
+    headline = headline_table(models, pairs)
+    assert bool(headline.marks) == marked and not daggers(models)
+    assert all(pair.found.p is None and not pair.claimed for pair in pairs)
+    assert all(why in str(pair.reason) for pair in pairs if pair.endpoint == "dice")
+    if "overfit" in why:
+        for table in (headline, pair_table(models, pairs), variation_table(models)):
+            for text in (markdown_table(table), latex_table(table), csv_table(table)):
+                assert "OVERFIT check" in text, table.name
+
+
+def test_sets_that_annotate_parts_are_tested_under_their_own_rule() -> None:
+    def scored(edge: str, source: str) -> list[ScoredModel]:
+        made = [synthetic(name, around(value)) for name, value in (("good", 0.9), ("bad", 0.8))]
+        summary = {"protocol": "1.0", "edge": edge, "subjects": [], "notes": []}
+        frame = pd.DataFrame({"case": ["c"], "source": [source]})
+        return [changed(model, summary=summary, metrics=frame) for model in made]
+
+    assert daggers(scored("count", "kaggle")) and not daggers(scored("count", "csi2014"))
+    assert daggers(scored("ignore", "csi2014")) and not daggers(scored("ignore", "kaggle"))
+
+
+def test_no_dagger_stands_at_the_model_that_is_better_in_the_test() -> None:
+    good, bad = synthetic("good", around(0.9)), synthetic("bad", around(0.8))
+    # Pooled over levels the order is the other one, as when one subject has most of them.
+    bad.results["id"]["value"] = 0.99
+    table = headline_table([good, bad], compare_pairs([good, bad]))
+    assert table.marks[1, "id"] == {"best"} and table.marks[0, "id"] == {"second"}
+    assert "dagger" in table.marks[1, "Dice"]
+
+
+def test_what_the_protocol_leaves_out_of_the_headline_is_in_a_table_of_its_own(
+    folded: list[ScoredRun], tmp_path: Path
+) -> None:
+    models = score_models([*folded, *load_runs([write_evaluation(tmp_path / "t", "threshold", subjects=range(5))])])
+    table = field_table(models)
+    assert list(table.frame)[1:] == ["references ignored", "predictions dropped", "NSD 3 mm", "ASSD (mm)"]
+    ignored = sum(run.summary["ignored_references"] for run in folded)
+    assert table.frame["references ignored"][0] == str(ignored)
+    nsd = mean_tables(models[0].pooled, "nsd", "tau=3")["case_mean"]
+    assert table.values is not None and table.values["NSD 3 mm"][0] == pytest.approx(nsd)
+    assert table.values["ASSD (mm), found"][0] == models[0].results["assd"]["found"]
+    assert table.frame["NSD 3 mm"][1] == "n/a"
+    fine = [dataclasses.replace(run, metrics=run.metrics.assign(source="csi2014")) for run in folded]
+    assert "NSD 1 mm" in field_table(score_models(fine)).frame
+
+
+def test_under_count_the_numbers_of_ignore_stand_beside(tmp_path: Path) -> None:
+    parts = ((0, (0, 1, 2)), (1, (3, 4)))
+    made = [write_run(tmp_path, "unet_csi", fold=f, subjects=people, edge="count") for f, people in parts]
+    (model,) = score_models(load_runs(made))
+    (beside,) = score_models(
+        [
+            dataclasses.replace(run, config={})
+            for run in load_runs([path / "evaluation" / "test" / "ignore" for path in made])
+        ]
+    )
+    table = field_table([model])
+    assert table.values is not None
+    assert table.values["Dice, edge = ignore"][0] == beside.results["dice"]["value"]
+    assert table.values["mAP50, edge = ignore"][0] == beside.results["mask_map50"]["value"]
+
+
+def test_files_say_what_stands_beside_a_number_and_by_which_rules(folded: list[ScoredRun]) -> None:
+    models = score_models(folded)
+    headline = pd.read_csv(io.StringIO(csv_table(headline_table(models, []))))
+    assert headline["HD95 (mm), found"][0] == models[0].results["hd95"]["found"]
+    rules = headline[["protocol", "edge", "split", "data"]].iloc[0].astype(str).tolist()
+    assert rules == ["1.0", "ignore", "test", "SIMULATED"]
+    named = identification(models)
+    assert named.values is not None and {"d (mm), found", "d free (mm), found", "id, low"} <= set(named.values)
+    # Wherever there are intervals of few subjects.
+    for table in (headline_table(models, []), dice_means(models), named, detection_table(models), errors(models)):
+        assert "n = 5, interval approximate." in table.notes, table.name
+    assert not any("approximate" in note for note in by_level(models, "dice", "Dice").notes)
+
+
+def test_a_p_value_is_never_zero() -> None:
+    models = [synthetic("good", around(0.9, n=20)), synthetic("bad", around(0.8, n=20))]
+    rows = pair_table(models, compare_pairs(models, resamples=200)).frame.set_index("Endpoint")
+    assert rows.loc["Dice", "p"] == rows.loc["Dice", "p, Holm"] == "<0.0001"
+
+
 def test_the_reason_for_no_claim_is_printed() -> None:
     good, bad = synthetic("good", around(0.9)), synthetic("bad", around(0.8, seeds=2))
-    table = pair_table([good, bad], compare_pairs([good, bad], simulated=False))
+    table = pair_table([good, bad], compare_pairs([good, bad]))
     rows = table.frame.set_index("Endpoint")
     assert rows.loc["Dice", "Claimed"] == "no: fewer than 3 seeds: noise of a rerun unknown"
     assert rows.loc["Dice", "p"] == f"{2 / 2**PEOPLE:.4f}" == rows.loc["Dice", "p, Holm"]
     assert (rows.loc["NSD 2 mm", "p"], rows.loc["NSD 2 mm", "Kind"]) == ("–", "secondary")
     assert rows.loc["mAP50", "First − second"] == "–"  # no detections here
-    simulated = pair_table([good, bad], compare_pairs([good, bad], simulated=True)).frame.set_index("Endpoint")
+    good = synthetic("good", around(0.9), simulated=True)
+    simulated = pair_table([good, bad], compare_pairs([good, bad])).frame.set_index("Endpoint")
     assert simulated.loc["Dice", "Claimed"] == "no: simulated data: descriptive only"
     assert simulated.loc["Dice", "p"] == "–"
 
 
 def test_holm_is_over_the_pairs_of_one_endpoint() -> None:
     models = [synthetic(name, around(level)) for name, level in (("a", 0.9), ("b", 0.8), ("c", 0.7))]
-    pairs = [pair for pair in compare_pairs(models, simulated=False) if pair.endpoint == "dice"]
+    pairs = [pair for pair in compare_pairs(models) if pair.endpoint == "dice"]
     assert len(pairs) == 3
     for pair in pairs:
         assert pair.found.p == 2 / 2**PEOPLE and pair.adjusted == pytest.approx(3 * 2 / 2**PEOPLE)
@@ -191,12 +293,13 @@ def test_holm_is_over_the_pairs_of_one_endpoint() -> None:
 
 def test_ranks_only_of_three_models_and_ten_people_on_real_data() -> None:
     models = [synthetic(name, around(level, n=10)) for name, level in (("a", 0.9), ("b", 0.8), ("c", 0.7))]
-    table = rank_table(models, simulated=False)
+    table = rank_table(models)
     assert table is not None and table.frame["Mean rank"].tolist()[:3] == ["1.00", "2.00", "3.00"]
-    assert rank_table(models, simulated=True) is None
-    assert rank_table(models[:2], simulated=False) is None
+    made_up = synthetic("c", around(0.7, n=10), simulated=True)
+    assert rank_table([*models[:2], made_up]) is None
+    assert rank_table(models[:2]) is None
     few = [synthetic(name, around(level)) for name, level in (("a", 0.9), ("b", 0.8), ("c", 0.7))]
-    assert rank_table(few, simulated=False) is None
+    assert rank_table(few) is None
 
 
 def test_seeds_and_subjects_spread_apart() -> None:
@@ -232,5 +335,5 @@ def test_a_named_model_whose_levels_are_all_cut_has_tables_and_figures(folded: l
     assert models[0].named
     means = dice_means(models)
     assert means.frame["level_mean"].tolist() == ["n/a"] and not any("Levels of" in note for note in means.notes)
-    found = draw_figures(models, [], tmp_path, simulated=True, worst=0)
+    found = draw_figures(models, [], tmp_path, worst=0)
     assert "levels" not in found and "shifts" in found

@@ -271,7 +271,8 @@ class CaseViewer {
     const { yaw, pitch, zoom } = this.camera;
     for (const canvas of this.article.querySelectorAll(".space canvas")) {
       const scale = zoom * Math.min(canvas.width / this.across, canvas.height / this.tall);
-      this.maps[canvas.dataset.map].surfaces.draw(canvas, { yaw, pitch, scale, hidden: this.hidden });
+      const map = this.maps[canvas.dataset.map];
+      map.surfaces.draw(canvas, { yaw, pitch, scale, hidden: map.named ? this.hidden : new Set() });
     }
   }
 }
