@@ -50,15 +50,16 @@ def simulate_set(
 ) -> Path:
     """Write ``cases`` simulated cases and ``SIMULATED.json`` into a folder.
 
-    Cases are made in ``<output>.partial`` and moved when all are complete, so that ``output`` never holds simulated
-    cases without its marker. What an earlier run with the same settings completed is used again. The marker holds each
-    case's facts (see ``PhantomOptions``).
+    Cases are made in ``<output>.partial``, which has a marker without cases from its start, and moved when all are
+    complete, so that no folder ever holds simulated cases without a marker. What an earlier run with the same settings
+    completed is used again. The marker holds each case's facts (see ``PhantomOptions``).
 
     Args:
         output: folder of the set.
         layout: ``csi2014`` or ``kaggle``.
         cases: how many.
-        seed: of the set; case i depends on (seed, i) alone.
+        seed: of the set. Who is drawn as case i depends on (seed, layout, i) and the difficulty alone; two layouts show
+            other persons, two difficulties or sizes may show the same one.
         difficulty: how varied subjects and scanners are.
         size: ``full`` as the real set, or ``small``.
         workers: processes; None = one a core. They do not change a byte.
@@ -72,25 +73,22 @@ def simulate_set(
     """
     from spineseg.phantom import GENERATOR_VERSION, PhantomOptions
 
-    for name, value, least in (("cases", cases, 1), ("seed", seed, 0), ("workers", workers or 1, 1)):
-        if value < least:
+    for name, value, least in (("cases", cases, 1), ("seed", seed, 0), ("workers", workers, 1)):
+        if value is not None and value < least:
             raise ConfigError(f"simulate: {name}={value}; expected a whole number of at least {least}")
-    if workers is not None and workers < 1:
-        raise ConfigError(f"simulate: workers={workers}; expected at least 1, or null for one a core")
     options = PhantomOptions(layout, size, difficulty)
     settings = Settings(layout, seed, difficulty, size, GENERATOR_VERSION)
     kept = _existing(output, settings, cases)
     partial = output.with_name(output.name + ".partial")
-    done = kept | _resume(partial, settings, cases)
+    done = kept if len(kept) == cases else kept | _resume(partial, settings, cases)
     missing = [index for index in range(cases) if index not in done]
-    reused = [done[index]["id"] for index in range(cases) if index in done]
-    if reused:
-        print(f"{output}: {len(reused)} of {cases} cases are complete and used again")
+    if done:
+        print(f"{output}: {len(done)} of {cases} cases are complete and used again")
+    if len(kept) == cases:
+        return output / MARKER
     if missing:
         _simulate_all(partial, options, seed, missing, workers)
         done |= _resume(partial, settings, cases)
-    elif len(kept) == cases:
-        return output / MARKER
     _publish(partial, output, settings, [done[index] for index in range(cases)])
     return output / MARKER
 
@@ -148,6 +146,8 @@ def _resume(partial: Path, settings: Settings, cases: int) -> dict[int, dict[str
         shutil.rmtree(partial)
     if not records.is_dir():
         records.mkdir(parents=True)
+        # Whoever reads the folder of an interrupted run sees that it is simulated.
+        _write_json(partial / MARKER, _marker(settings, []))
         _write_json(note, asdict(settings))
     found = [json.loads(path.read_text()) for path in sorted(records.glob("case-*.json"))]
     return {record["index"]: record for record in found if record["index"] < cases and _whole(partial, record)}
@@ -181,8 +181,10 @@ def _default_workers(size: str) -> int:
     """One a core, as many as the memory holds that is free or can be freed."""
     import psutil
 
+    # As ``hardware.processors``, which would import Lightning here. macOS and Windows have no affinity.
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     free_gb = psutil.virtual_memory().available / 1e9
-    return max(1, min(len(os.sched_getaffinity(0)), int(free_gb / _CASE_GB[size])))
+    return max(1, min(cores, int(free_gb / _CASE_GB[size])))
 
 
 def _simulate_one(partial: Path, options: Any, seed: int, index: int) -> None:
@@ -198,7 +200,7 @@ def _simulate_one(partial: Path, options: Any, seed: int, index: int) -> None:
 
 def _publish(partial: Path, output: Path, settings: Settings, records: list[dict[str, Any]]) -> None:
     """Move the finished cases to their place; the marker is never later than the cases."""
-    content = {"format": FORMAT, **asdict(settings), "cases": records}
+    content = _marker(settings, records)
     if not output.exists() or not any(output.iterdir()):
         _write_json(partial / MARKER, content)
         shutil.rmtree(partial / _RECORDS)
@@ -213,6 +215,10 @@ def _publish(partial: Path, output: Path, settings: Settings, records: list[dict
                 (partial / name).replace(output / name)
     _write_json(output / MARKER, content)
     shutil.rmtree(partial)
+
+
+def _marker(settings: Settings, records: list[dict[str, Any]]) -> dict[str, Any]:
+    return {"format": FORMAT, **asdict(settings), "cases": records}
 
 
 def _write_json(path: Path, content: dict[str, Any]) -> None:

@@ -1,18 +1,22 @@
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 
 import spineseg.phantom
 from spineseg.config import compose
+from spineseg.data.sources.csi2014 import CSI2014
 from spineseg.errors import ConfigError, DataError, FormatError
 from spineseg.geometry import Volume
 from spineseg.phantom import PhantomOptions, SimulatedCase
-from spineseg.simulate import MARKER, simulate_set
+from spineseg.simulate import MARKER, _default_workers, simulate_set
 
 
 @pytest.fixture
@@ -62,6 +66,7 @@ def test_same_settings_use_what_is_there(tmp_path: Path, drawn: list[int], capsy
     simulate_set(tmp_path / "set", cases=2, workers=1)
     assert drawn == [] and files(tmp_path / "set") == before
     assert "2 of 2 cases are complete" in capsys.readouterr().out
+    assert [path.name for path in tmp_path.iterdir()] == ["set"]
 
 
 def test_a_set_grows_and_equals_one_made_at_once(tmp_path: Path, drawn: list[int]) -> None:
@@ -101,6 +106,9 @@ def test_an_interrupted_run_leaves_no_unmarked_set_and_continues(
         with pytest.raises(KeyboardInterrupt):
             simulate_set(tmp_path / "set", cases=4, workers=1)
     assert not (tmp_path / "set").exists()
+    # Whoever takes what is there for a data set learns that it is simulated.
+    assert (tmp_path / "set.partial" / "case1.mhd").is_file() and CSI2014(tmp_path / "set.partial").simulated
+    assert json.loads((tmp_path / "set.partial" / MARKER).read_text())["cases"] == []
     drawn.clear()
     simulate_set(tmp_path / "set", cases=4, workers=1)
     assert drawn == [2, 3]
@@ -142,6 +150,13 @@ def test_bad_numbers_are_refused(tmp_path: Path, key: str, value: int) -> None:
     bad: dict[str, Any] = {key: value}
     with pytest.raises(ConfigError, match=f"{key}={value}"):
         simulate_set(tmp_path / "set", **bad)
+
+
+def test_workers_are_counted_where_a_system_has_no_affinity(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(os, "sched_getaffinity", raising=False)
+    monkeypatch.setattr(os, "cpu_count", lambda: 3)
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=1e12))
+    assert _default_workers("small") == 3
 
 
 def test_config_gives_the_simulated_folder_of_the_layout() -> None:

@@ -17,9 +17,11 @@ from published import COLUMNS, EXTENTS, PUBLISHED
 from rich.progress import track
 
 from spineseg.metrics.localisation import body_centre_mm
+from spineseg.phantom import GENERATOR_VERSION
 from spineseg.phantom.curves import spine_frames
+from spineseg.phantom.scene import case_streams
 from spineseg.phantom.shapes import Frame, VoxelGrid
-from spineseg.phantom.sizes import COLUMN, SIZES
+from spineseg.phantom.sizes import COLUMN
 from spineseg.phantom.skeleton import placed_vertebrae
 from spineseg.phantom.subject import Subject, draw_subject
 from spineseg.vertebrae import SACRUM, level_id, level_name
@@ -28,8 +30,7 @@ SPACING_MM: Final = 0.9
 STEP_MM: Final = 0.5  # between samples in a vertebra's frame
 # Wedging by scoliosis and rims grown by age below these lengths leave a level in.
 _LATERAL_MM: Final = 4.0
-_OSTEOPHYTE_MM: Final = 0.5
-_THIN_DISC: Final = 0.9  # a disc below this share of its usual height has degenerated
+_OSTEOPHYTE_MM: Final = 0.5  # a disc that has degenerated has longer ones about it
 _EXTENT_NAMES: Final = ("extent_lr", "extent_ap", "extent_si")
 
 
@@ -58,9 +59,8 @@ class Spine:
 
 
 def voxelise(seed: int, difficulty: str) -> Spine:
-    """Draw the person that ``simulate`` draws first as case 0 of a seed, and label his whole spine."""
-    body = np.random.Generator(np.random.PCG64(np.random.SeedSequence([seed, 0]).spawn(1)[0]))
-    subject = draw_subject(body, difficulty)
+    """Draw the person that ``simulate`` draws first as case 0 of a seed of ``csi2014``, and label his whole spine."""
+    subject = draw_subject(case_streams(seed, "csi2014", 0)[0], difficulty)
     frames = spine_frames(subject)
     origins = np.array([frame.origin for frame in frames.values()])
     low = origins.min(axis=0) - np.array([62, 110, 60])
@@ -93,7 +93,7 @@ def measure(spine: Spine) -> dict[str, dict[str, float]]:
         row["volume"] = float(mask.sum()) * SPACING_MM**3 / 1000
         extents = points.max(axis=0) - points.min(axis=0) + SPACING_MM
         row |= dict(zip(_EXTENT_NAMES, extents.tolist(), strict=True))
-        if below is not None and _has_usual_disc(spine.subject, level) and _is_plain(spine.subject, below):
+        if below is not None and level not in spine.subject.fused and _is_plain(spine.subject, below):
             row["pitch"] = float(np.linalg.norm(centres[level] - centres[below]))
             if name != "C1":
                 row["disc"] = _gap(spine, level, below)
@@ -104,17 +104,11 @@ def measure(spine: Spine) -> dict[str, dict[str, float]]:
 def _is_plain(subject: Subject, level: int) -> bool:
     """Whether no fracture, hemivertebra, osteophyte or sacralisation changed the sizes of a level."""
     size = subject.sizes[level]
-    if level in subject.fractures or level == subject.hemivertebra or size.hollow:
+    if level in subject.fractures or level == subject.hemivertebra or size.concavity:
         return False
     if subject.sacralised and level in subject.levels[-2:]:
         return False
     return abs(size.lateral) < _LATERAL_MM and size.osteophyte < _OSTEOPHYTE_MM
-
-
-def _has_usual_disc(subject: Subject, level: int) -> bool:
-    """Whether the disc below a level is there and as high, for his size, as the table has it."""
-    size, table = subject.sizes[level], SIZES[level]
-    return level not in subject.fused and size.disc / size.width > _THIN_DISC * table.disc / table.width
 
 
 def _crop(spine: Spine, level: int) -> tuple[NDArray[np.bool_], NDArray[np.float64]]:
@@ -260,8 +254,19 @@ class Cell:
 
     @property
     def verdict(self) -> str:
-        """``yes`` or ``no`` where something is published."""
+        """``yes`` or ``no``: whether it lies within one standard deviation across people."""
         return "yes" if PUBLISHED[self.level][self.column].meets(self.mean, self.column, self.level) else "no"
+
+    @property
+    def narrow_verdict(self) -> str:
+        """``yes`` or ``no``: whether it differs by no more than a millimetre or chance."""
+        known = PUBLISHED[self.level][self.column]
+        return "yes" if known.meets_narrowly(self.mean, self.column, self.sd, self.n) else "no"
+
+    @property
+    def bias(self) -> float:
+        """Signed difference from the middle of what is published."""
+        return PUBLISHED[self.level][self.column].bias(self.mean)
 
 
 def summarise(subjects: Iterable[Mapping[str, Mapping[str, float]]]) -> tuple[list[Cell], dict[str, list[list[float]]]]:
@@ -290,19 +295,24 @@ def write(output: Path, cells: list[Cell], extents: dict[str, list[list[float]]]
     output.mkdir(parents=True, exist_ok=True)
     with (output / "sizes.csv").open("w", newline="") as stream:
         table = csv.writer(stream, lineterminator="\n")
-        table.writerow(("level", "column", "mean", "sd", "n", "low", "high", "mark", "binds", "within"))
+        header = ("level", "column", "mean", "sd", "n", "low", "high", "mark", "binds", "within", "narrow", "bias")
+        table.writerow(header)
         for cell in cells:
             known = PUBLISHED[cell.level][cell.column]
             values = (f"{cell.mean:.2f}", f"{cell.sd:.2f}", cell.n, known.low, known.high, known.mark)
-            table.writerow((cell.level, cell.column, *values, "yes" if known.binds else "no", cell.verdict))
+            verdicts = ("yes" if known.binds else "no", cell.verdict, cell.narrow_verdict, f"{cell.bias:+.2f}")
+            table.writerow((cell.level, cell.column, *values, *verdicts))
     binding = [cell for cell in cells if PUBLISHED[cell.level][cell.column].binds]
     other = [cell for cell in cells if not PUBLISHED[cell.level][cell.column].binds]
     verdict = (
         f"{sum(c.verdict == 'yes' for c in binding)} of {len(binding)} cells marked V or M and "
-        f"{sum(c.verdict == 'yes' for c in other)} of {len(other)} remembered ones lie within tolerance"
+        f"{sum(c.verdict == 'yes' for c in other)} of {len(other)} remembered ones lie within one standard deviation "
+        f"across people; {sum(c.narrow_verdict == 'yes' for c in binding)} and "
+        f"{sum(c.narrow_verdict == 'yes' for c in other)} within 1 mm (volumes: 5 %) or two standard errors"
     )
     text = [
-        f"SIMULATED: mean of {seeds} seeds ({note}) → published value and its mark; **bold** = out of tolerance.",
+        f"SIMULATED, generator {GENERATOR_VERSION}: means ± sd, {seeds} seeds ({note}) → published, with its mark.",
+        "**Bold**: off by more than one published sd; \\*: by more than 1 mm (5 %) and two standard errors.",
         "",
     ]
     text += [f"{verdict}.", "", "| level | " + " | ".join(c.replace("_", " ") for c in COLUMNS) + " |"]
@@ -311,12 +321,17 @@ def write(output: Path, cells: list[Cell], extents: dict[str, list[list[float]]]
     for level in PUBLISHED:
         shown = [_shown(by_place.get((level, column))) for column in COLUMNS]
         text.append(f"| {level} | " + " | ".join(shown) + " |")
+    text += ["", "Mean signed difference from the middle of what is published, mm (volume: ml).", ""]
+    text += ["| cells | " + " | ".join(c.replace("_", " ") for c in COLUMNS) + " |", "|---" * (len(COLUMNS) + 1) + "|"]
+    for name, group in (("V, M", binding), ("all", cells)):
+        biases = [[cell.bias for cell in group if cell.column == column] for column in COLUMNS]
+        text.append(f"| {name} | " + " | ".join(f"{np.mean(b):+.2f} ({len(b)})" if b else "–" for b in biases) + " |")
     text += ["", "Boxes of whole vertebrae, mm: least and largest level mean of the group → published.", ""]
     text += ["| levels | left–right | front–back | head–foot |", "|---|---|---|---|"]
-    for group, rows in extents.items():
+    for span, rows in extents.items():
         low, high = np.min(rows, axis=0), np.max(rows, axis=0)
-        shown = [f"{a:.0f}–{b:.0f} → {c}–{d}" for a, b, (c, d) in zip(low, high, EXTENTS[group], strict=True)]
-        text.append(f"| {group} | " + " | ".join(shown) + " |")
+        shown = [f"{a:.0f}–{b:.0f} → {c}–{d}" for a, b, (c, d) in zip(low, high, EXTENTS[span], strict=True)]
+        text.append(f"| {span} | " + " | ".join(shown) + " |")
     (output / "sizes.md").write_text("\n".join(text) + "\n", encoding="utf-8")
     return verdict
 
@@ -326,6 +341,7 @@ def _shown(cell: Cell | None) -> str:
         return "–"
     known = PUBLISHED[cell.level][cell.column]
     value = f"{cell.mean:.1f} ± {cell.sd:.1f}"
+    value += " \\*" if cell.narrow_verdict == "no" else ""
     return f"{value if cell.verdict == 'yes' else f'**{value}**'} → {known.text} {known.mark}"
 
 

@@ -4,6 +4,7 @@ Marks: V = read in a published source, M = measured on real masks, R = remembere
 values or series are given, a cell is a range. The standard deviations are the lower ends of those across people.
 """
 
+import math
 from dataclasses import dataclass
 from typing import Final
 
@@ -19,7 +20,8 @@ COLUMNS: Final = (
     "volume",
 )
 # Allowed distance of a mean from the published value (mm), or from the range's ends: one standard deviation across
-# people. Pitch is given 2.5 mm and volume 15 %; a disc's depends on the region.
+# people. Pitch is given 2.5 mm and volume 15 %; a disc's depends on the region. Means of 40 people vary by a sixth of
+# that, so that a cell may meet it with a bias in it: hence the narrow tolerance beside it.
 SD_MM: Final = {
     "height_posterior": 2.0,
     "height_anterior": 2.0,
@@ -31,6 +33,9 @@ SD_MM: Final = {
 }
 DISC_SD_MM: Final = {"C": 1.0, "T": 0.7, "L": 1.2}
 VOLUME_SHARE: Final = 0.15
+# The narrow tolerance: as much, or twice the mean's standard error where that is more.
+NARROW_MM: Final = 1.0
+NARROW_SHARE: Final = 0.05  # of a volume
 
 
 @dataclass(frozen=True)
@@ -62,6 +67,16 @@ class Published:
         """Whether a mean lies in the range, widened by the tolerance."""
         below, above = self.tolerance(column, level)
         return self.low - below <= value <= self.high + above
+
+    def meets_narrowly(self, value: float, column: str, sd: float, n: int) -> bool:
+        """Whether a mean of ``n`` people with standard deviation ``sd`` lies in the range but for chance."""
+        chance = 2.0 * sd / math.sqrt(n) if n > 1 else 0.0
+        below, above = (NARROW_SHARE * end if column == "volume" else NARROW_MM for end in (self.low, self.high))
+        return self.low - max(below, chance) <= value <= self.high + max(above, chance)
+
+    def bias(self, value: float) -> float:
+        """How far a mean lies above the middle of the range."""
+        return value - (self.low + self.high) / 2
 
 
 # In the order of COLUMNS; a mark a cell. C1's heights are those of its arches, its width that of the whole bone; C2's

@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterator, Mapping
 
 from spineseg.phantom.organ import Map, Organ, between, chain
-from spineseg.phantom.outline import Trunk
+from spineseg.phantom.outline import Trunk, landmark
 from spineseg.phantom.shapes import Ellipsoid, Frame, Limb, Vec
 from spineseg.phantom.subject import Subject
 
@@ -71,7 +71,7 @@ def vessels(subject: Subject, frames: Mapping[int, Frame], trunk: Trunk) -> Iter
 
     def before(level: str, x: float, radius: float) -> Vec:
         """A vessel of a radius lying on the front of a level's body."""
-        size = subject.sizes[min(frames, key=lambda own: abs(frames[own].origin[2] - place.at(level, 0, 0)[2]))]
+        size = subject.sizes[landmark(frames, level)]
         across = min(0.95, abs(x) * s / (size.width / 2 + radius * s))
         return place.at(level, x, (size.depth / 2 * math.sqrt(1 - across**2) + radius * s) / s + 2.5)
 
@@ -193,7 +193,8 @@ def _stomach(subject: Subject, place: Map, trunk: Trunk, wall: float) -> Iterato
         place.at("L2", 26, 88, 14),
     ]
     full = 0.55 + 0.6 * float(habitus.spots[3, 0])
-    level = path[1][1] + 30.0 * s * (float(habitus.spots[3, 1]) - 0.4)
+    # One level in all its parts.
+    surface: Vec = (path[1][0], path[1][1] + 30.0 * s * (float(habitus.spots[3, 1]) - 0.4), path[1][2])
     radii = [
         (34 * s * full, 34 * s * full),
         (30 * s * full, 32 * s * full),
@@ -207,7 +208,9 @@ def _stomach(subject: Subject, place: Map, trunk: Trunk, wall: float) -> Iterato
     for limb in limbs:
         # The lumen of all parts over the walls of all: no wall stands inside.
         inner = [(max(2.0, a - 3.5), max(2.0, b - 3.5)) for a, b in (limb.radii, limb.end_radii or limb.radii)]
-        yield Organ(Limb(limb.start, limb.end, inner[0], inner[1], limb.up), content, 8.0, gas_y=level, within="belly")
+        yield Organ(
+            Limb(limb.start, limb.end, inner[0], inner[1], limb.up), content, 8.0, gas_above=surface, within="belly"
+        )
 
 
 def _kidney(subject: Subject, place: Map, trunk: Trunk, level: str, side: float, drop: float) -> Iterator[Organ]:

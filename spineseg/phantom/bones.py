@@ -1,5 +1,6 @@
 """What bones are made of: parts with their cortex, and the arch and processes that most vertebrae share."""
 
+import math
 from dataclasses import dataclass
 
 from spineseg.phantom.shapes import Body, Frame, Limb, Shape, Tube, Vec
@@ -8,11 +9,20 @@ from spineseg.phantom.sizes import LevelSize
 
 @dataclass(frozen=True)
 class Part:
-    """A shape of a bone, the thickness of its cortex (mm), and the fillet (mm) with which it joins the others."""
+    """A shape of a bone with its cortex.
+
+    Args:
+        shape: its surface.
+        cortex_mm: median thickness of the cortex as it is drawn before the scanner; it varies along the surface. In
+            arches it is thinner than anatomy's 1 to 2.5 mm: the dense bone under it adds what masks on scans show.
+        blend_mm: fillet with which it joins the other parts.
+        compact: dense bone all through, as arches and processes are; a body is a thin, porous shell.
+    """
 
     shape: Shape
-    cortex_mm: float = 1.0
-    blend_mm: float = 3.0
+    cortex_mm: float
+    blend_mm: float
+    compact: bool = True
 
 
 @dataclass(frozen=True)
@@ -26,16 +36,16 @@ class Bone:
     density: float = 1.0  # trabecular HU relative to L1's
 
 
-def body(size: LevelSize, *, waist: float, power: float, lips: float = 0.0) -> Body:
+def body(size: LevelSize, *, waist: float, power: float, uncinate: float = 0.0) -> Body:
     """The vertebral body of a level with what disease has made of it; see ``Body`` for the keywords."""
     return Body(
         size.width,
         size.depth,
         size.height_posterior,
         size.height_anterior,
-        hollow=size.end_plate_hollow,
+        concavity=size.end_plate_concavity,
         waist=waist,
-        lips=lips,
+        uncinate=uncinate,
         power=power,
         lateral=size.lateral,
         rim=size.osteophyte,
@@ -44,9 +54,7 @@ def body(size: LevelSize, *, waist: float, power: float, lips: float = 0.0) -> B
 
 def canal(size: LevelSize, length: float) -> Tube:
     """The spinal canal through a vertebra, to be cut out; ``length`` is how far it reaches either way, mm."""
-    # The hole bites a little into the back of the body, which makes that face hollow as it is.
-    center = -(size.depth / 2 + size.canal_depth / 2 - 1.0)
-    return Tube((0.0, center), (size.canal_width / 2, size.canal_depth / 2), -length, length)
+    return Tube((0.0, size.canal_y), (size.canal_width / 2, size.canal_depth / 2), -length, length)
 
 
 def pair(shape: Limb) -> tuple[Limb, Limb]:
@@ -71,7 +79,6 @@ def arch(
         bulk: factor on the thickness of the pillars; the laminae have a third of it.
     """
     half, back = size.height / 2, -size.depth / 2
-    canal_back = back - size.canal_depth + 1.0
     side = size.pedicle_x
     lift = half - size.pedicle_height / 2 - 1.0
     pillar_y = size.pillar_y
@@ -80,29 +87,30 @@ def arch(
     lower: Vec = (side + 1.5 - facet_in, pillar_y - facet_back - 2.0, -half - 0.5 * size.disc - 3.0)
     thick = (0.12 * size.width + 1.7) * bulk
     plate = 1.0 + (bulk - 1.0) / 3
-    root: Vec = (0.0, canal_back - 2.6 * plate, -0.3 * size.height)
+    root: Vec = (0.0, size.canal_back - 2.6 * plate, -0.3 * size.height)
+    # Pedicles start in the corners of the body, however wide the canal is between them.
+    corner = 0.5 * size.width * math.sqrt(1.0 - (1.0 - 10.0 / size.depth) ** 2)
     pedicle = Limb(
-        (side - 0.5, back + 5.0, lift),
+        (min(side, corner + size.pedicle_width / 2) - 0.5, back + 5.0, lift),
         (side, pillar_y, lift - 1.0),
         (size.pedicle_height / 2, size.pedicle_width / 2),
     )
     limbs = (
-        (pedicle, 0.9, 3.0),
-        (Limb(waist, upper, (thick, thick), (thick * 0.8, thick), (0, 1, 0)), 1.1, 2.5),
-        (Limb(waist, lower, (thick, thick), (thick * 0.75, thick), (0, 1, 0)), 1.1, 2.5),
-        (Limb((side - 1.0, pillar_y - 3.0, -0.2 * size.height), root, (lamina_half_height, 3.4 * plate)), 1.1, 2.5),
+        (pedicle, 0.23, 3.0),
+        (Limb(waist, upper, (thick, thick), (thick * 0.8, thick), (0, 1, 0)), 0.29, 2.5),
+        (Limb(waist, lower, (thick, thick), (thick * 0.75, thick), (0, 1, 0)), 0.29, 2.5),
+        (Limb((side - 1.0, pillar_y - 3.0, -0.2 * size.height), root, (lamina_half_height, 3.4 * plate)), 0.29, 2.5),
     )
     return [Part(shape, cortex, blend) for limb, cortex, blend in limbs for shape in pair(limb)]
 
 
 def spinous(size: LevelSize, half_height: float, half_width: float, swell: float = 1.0) -> Part:
     """The spinous process; ``swell`` is how much taller its tip is than its root, half sizes in mm."""
-    canal_back = -size.depth / 2 - size.canal_depth + 1.0
-    tip: Vec = (0.0, canal_back - size.spinous_back + half_height * 0.6, -size.spinous_down)
+    tip: Vec = (0.0, size.canal_back - size.spinous_back + half_height * 0.6, -size.spinous_down)
     limb = Limb(
-        (0.0, canal_back - 3.5, -0.3 * size.height),
+        (0.0, size.canal_back - 3.5, -0.3 * size.height),
         tip,
         (half_height, half_width),
         (half_height * swell, half_width * 1.1),
     )
-    return Part(limb, 0.9, 3.0)
+    return Part(limb, 0.23, 3.0)

@@ -4,8 +4,6 @@ import itertools
 import math
 from collections.abc import Iterator, Mapping
 
-import numpy as np
-
 from spineseg.phantom.organ import Map, Organ, between
 from spineseg.phantom.outline import Trunk
 from spineseg.phantom.shapes import Ellipsoid, Frame, Limb, Vec
@@ -39,10 +37,14 @@ def colon(subject: Subject, frames: Mapping[int, Frame], trunk: Trunk, wall: flo
         u, v, w, t = habitus.spots[95 + index % 35].tolist()
         inner = radius - 2.2
         filled = habitus.oral_hu * (0.6 + 0.8 * w) if habitus.oral_hu and t < 0.7 else _STOOL_HU
-        gas = centre[1] + inner * (1.6 * u - 0.9)
+        surface: Vec = (centre[0], centre[1] + inner * (1.6 * u - 0.9), centre[2])
         # Stool is mixed with gas and with fat of the food: a coarse grain.
         yield Organ(
-            Ellipsoid(centre, (inner, inner, inner)), filled, 45.0 if v < 0.5 else 8.0, gas_y=gas, within="belly"
+            Ellipsoid(centre, (inner, inner, inner)),
+            filled,
+            45.0 if v < 0.5 else 8.0,
+            gas_above=surface,
+            within="belly",
         )
 
 
@@ -76,5 +78,7 @@ def small_bowel(subject: Subject, frames: Mapping[int, Frame], trunk: Trunk, wal
         filled = 22.0 + 20.0 * v
         if habitus.oral_hu and u < 0.75:
             filled = habitus.oral_hu * (0.5 + v)
-        gas = float(np.mean((limb.start[1], limb.end[1]))) + inner * 0.4 if w > 0.8 else None
-        yield Organ(Limb(limb.start, limb.end, (inner, inner), None, limb.up), filled, 7.0, gas_y=gas, within="belly")
+        middle = between(limb.start, limb.end, 0.5)
+        surface: Vec | None = (middle[0], middle[1] + inner * 0.4, middle[2]) if w > 0.8 else None
+        lumen = Limb(limb.start, limb.end, (inner, inner), None, limb.up)
+        yield Organ(lumen, filled, 7.0, gas_above=surface, within="belly")

@@ -1,4 +1,4 @@
-"""The chest: ribs with their cartilage, breastbone, heart, great vessels, airways and the lungs' vessels."""
+"""The chest: ribs with their cartilage, sternum, heart, great vessels, airways and the lungs' vessels."""
 
 import math
 from collections.abc import Iterator, Mapping
@@ -30,7 +30,7 @@ _STEPS = 10
 
 
 def rib_levels(subject: Subject) -> tuple[int, ...]:
-    """The levels that bear ribs, cranial to caudal: those next below the neck, T13 or even L1 among them."""
+    """The levels that bear ribs, cranial to caudal: those next below the neck."""
     return subject.levels[_CERVICAL : _CERVICAL + subject.rib_pairs]
 
 
@@ -46,7 +46,7 @@ def _course(subject: Subject, frames: Mapping[int, Frame], trunk: Trunk, number:
     beside = max(size.width / 2 + 6.3 * s, size.canal_width / 2 + size.pedicle_width + 5.7 * s)
     before = (13.0 if number == 0 else 14.0 if number > 9 else 11.0) * s
     head = frame.world((side * beside, -size.depth / 2 + 1.5, up))
-    tip_y = -size.depth / 2 - 0.55 * size.canal_depth - size.transverse_back
+    tip_y = size.pillar_y - size.transverse_back
     tubercle = frame.world((side * (size.transverse_reach + 0.5), tip_y + before, size.transverse_up - 1.0))
     half_width = float(trunk.cavity.half_width[abs(trunk.z - tubercle[2]).argmin()])
     start = math.asin(min(0.95, (size.transverse_reach + 14.0 * s) / (half_width + 5.0)))
@@ -71,10 +71,10 @@ def ribs(subject: Subject, frames: Mapping[int, Frame], trunk: Trunk) -> Iterato
             points = _course(subject, frames, trunk, number, side)
             radii = [(4.2 * s, 3.4 * s), (4.4 * s, 3.2 * s)] + [(broad * s, 3.7 * s)] * _STEPS
             limbs = chain(points, radii, (0.0, 0.0, 1.0))
-            yield Bone(WORLD, tuple(Part(limb, 0.9, 1.5) for limb in limbs), density=0.9)
+            yield Bone(WORLD, tuple(Part(limb, 0.23, 1.5) for limb in limbs), density=0.9)
 
 
-def breastbone(subject: Subject, frames: Mapping[int, Frame], trunk: Trunk) -> Iterator[Bone]:
+def sternum(subject: Subject, frames: Mapping[int, Frame], trunk: Trunk) -> Iterator[Bone]:
     """Manubrium, body and xiphoid process."""
     place, s = Map(frames, subject.size), subject.size
     tops = [place.at("T3", 0, 0, 8)[2], place.at("T5", 0, 0, 8)[2], place.at("T5", 0, 0, 3)[2]]
@@ -83,11 +83,11 @@ def breastbone(subject: Subject, frames: Mapping[int, Frame], trunk: Trunk) -> I
     radii = [(6.0, 26.0), (5.0, 17.0), (5.0, 15.0), (5.0, 18.0), (3.5, 8.0), (2.5, 4.0)]
     for k in (0, 2, 4):
         limb = chain(points[k : k + 2], [(a * s, b * s) for a, b in radii[k : k + 2]], (0.0, 1.0, 0.0))[0]
-        yield Bone(WORLD, (Part(limb, 0.9, 0.0),), density=0.6)
+        yield Bone(WORLD, (Part(limb, 0.23, 0.0),), density=0.6)
 
 
 def cartilages(subject: Subject, frames: Mapping[int, Frame], trunk: Trunk) -> Iterator[Organ]:
-    """Costal cartilages from the ribs' ends to the breastbone or to the cartilage above."""
+    """Costal cartilages from the ribs' ends to the sternum or to the cartilage above."""
     s = subject.size
     for side in (-1.0, 1.0):
         ends = [_course(subject, frames, trunk, k, side)[-1] for k in range(min(10, len(rib_levels(subject))))]
@@ -102,7 +102,7 @@ def cartilages(subject: Subject, frames: Mapping[int, Frame], trunk: Trunk) -> I
 
 
 def chest_organs(subject: Subject, frames: Mapping[int, Frame], trunk: Trunk) -> Iterator[Organ]:
-    """Heart, great vessels, gullet and windpipe."""
+    """Heart, great vessels, oesophagus and trachea."""
     place, habitus, s = Map(frames, subject.size), trunk.habitus, subject.size
     left = subject.vessel_hu
     right = left * (0.9 if habitus.venous else 0.5 + 1.2 * float(habitus.spots[0, 0])) if left > 100 else left
@@ -140,21 +140,21 @@ def chest_organs(subject: Subject, frames: Mapping[int, Frame], trunk: Trunk) ->
         for x, y, radius, hu in ((20, 20, 3.6, left), (27, 24, 6.0, right)):
             ends = [place.at(name, side * x, y) for name in ("C7", "C5", "C3", "C1")]
             yield from _vessel(ends, radius * s, hu)
-    gullet = [
+    oesophagus = [
         place.at(name, x, y)
         for name, x, y in (("C6", 0, 17), ("T2", -5, 18), ("T5", -4, 25), ("T8", -6, 30), ("T10", -12, 38))
     ]
-    for limb in chain(gullet, [(5 * s, 8 * s)] * 5, (0, 1, 0)):
+    for limb in chain(oesophagus, [(5 * s, 8 * s)] * 5, (0, 1, 0)):
         yield Organ(limb, 42.0)
     yield Organ(Ellipsoid(place.at("T3", -5, 20), place.radii(3, 2, 12)), -700.0, 0.0)
     yield from _vessel([place.at("T4", 8, 20), place.at("T7", 7, 20), place.at("T11", 6, 22)], 3.5 * s, right)
-    pipe = [place.at("C5", 0, 26), place.at("T1", 0, 31), place.at("T5", 3, 40)]
+    trachea = [place.at("C5", 0, 26), place.at("T1", 0, 31), place.at("T5", 3, 40)]
     # The walls of all airways before the air of any: no wall stands inside.
     for shrink, hu in ((0.0, 60.0), (1.6, -985.0)):
         for points, radius in (
-            (pipe, 8.5),
-            ([pipe[-1], place.at("T6", 28, 36)], 6.0),
-            ([pipe[-1], place.at("T6", -30, 34, -6)], 6.0),
+            (trachea, 8.5),
+            ([trachea[-1], place.at("T6", 28, 36)], 6.0),
+            ([trachea[-1], place.at("T6", -30, 34, -6)], 6.0),
         ):
             inner = radius * s - shrink
             for limb in chain(points, [(inner, inner)] * len(points), (0, 1, 0)):

@@ -24,35 +24,51 @@ _PATTERNS: Final[tuple[tuple[float, float, tuple[str, ...]], ...]] = (
 
 
 @dataclass(frozen=True)
+class Factors:
+    """What a level's typical sizes are multiplied by: all of them, beyond that the disc below and the canal."""
+
+    size: float
+    disc: float
+    canal: float
+
+    def scaled(self, typical: LevelSize) -> LevelSize:
+        """A person's own sizes of the level."""
+        own = typical.scaled(self.size)
+        return replace(
+            own,
+            disc=own.disc * self.disc,
+            canal_depth=own.canal_depth * self.canal,
+            canal_width=own.canal_width * self.canal,
+        )
+
+
+@dataclass(frozen=True)
 class Column:
     """The part of ``Subject`` that concerns his vertebrae; see there."""
 
     levels: tuple[int, ...]
     sizes: Mapping[int, LevelSize]
     fused: frozenset[int]
-    gas: frozenset[int]
+    vacuum: frozenset[int]
     sacralised: float
     fractures: Mapping[int, Fracture]
     hemivertebra: int | None
     scoliosis: tuple[Bend, ...]
 
 
-def draw_column(
-    draws: Draws, found: frozenset[Variant], largest_deg: float, size: float, residuals: Mapping[int, float]
-) -> Column:
+def draw_column(draws: Draws, found: frozenset[Variant], largest_deg: float, factors: Mapping[int, Factors]) -> Column:
     """Draw a column; all is drawn, and what the person does not have is thrown away.
 
     Args:
         draws: source of the draws.
         found: the person's variants and diseases.
         largest_deg: Cobb angle of the largest scoliosis.
-        size: factor on all lengths.
-        residuals: factor by level.
+        factors: on the typical sizes, by level.
     """
     levels = variants.column_of(next((name for name in variants.NUMERIC if name in found), None))
     typical = variants.typical_sizes(levels)
-    sizes = {level: typical[level].scaled(size * residuals[level]) for level in levels}
-    sizes, gas = variants.degenerate(draws, sizes, "degeneration" in found, "vacuum" in found)
+    sizes = {level: factors[level].scaled(typical[level]) for level in levels}
+    sizes, vacuum = variants.degenerate(draws, sizes, "degeneration" in found, "vacuum" in found)
     fused = variants.draw_fusions(draws, levels, "block" in found, "ankylosis" in found)
     for level in ORDER:
         thin = draws.uniform(1.0, 2.0)
@@ -78,7 +94,7 @@ def draw_column(
         levels,
         sizes | {level: row for level, (row, _) in broken.items()},
         fused,
-        gas - fused,
+        vacuum - fused,
         sacralised,
         {level: fracture for level, (_, fracture) in broken.items()},
         halved if spared else None,

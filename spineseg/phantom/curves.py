@@ -150,11 +150,11 @@ def spine_frames(subject: "Subject") -> dict[int, Frame]:
     }
 
 
-def middle_frame(above: Frame, below: Frame, above_height: float, below_height: float, lean: float = 0.5) -> Frame:
+def middle_frame(above: Frame, below: Frame, above_height: float, below_height: float) -> Frame:
     """Frame halfway between two bodies' facing end plates: where a disc sits."""
     top = above.world((0.0, 0.0, -above_height / 2))
     bottom = below.world((0.0, 0.0, below_height / 2))
-    origin = tuple(lean * a + (1 - lean) * b for a, b in zip(top, bottom, strict=True))
+    origin = tuple((a + b) / 2 for a, b in zip(top, bottom, strict=True))
     rows: list[Vec] = []
     for first, second in zip(above.axes, below.axes, strict=True):
         x, y, z = (a + b for a, b in zip(first, second, strict=True))
@@ -166,11 +166,6 @@ def middle_frame(above: Frame, below: Frame, above_height: float, below_height: 
 def lean_of(frame: Frame) -> float:
     """Forward lean of a frame's z axis, degrees."""
     return math.degrees(math.asin(frame.axes[2][1]))
-
-
-def tilt_of(frame: Frame) -> float:
-    """Tilt of a frame's z axis to the right as a frontal picture shows it, degrees."""
-    return math.degrees(math.atan2(frame.axes[2][0], frame.axes[2][2]))
 
 
 def measured_curves(levels: Sequence[int], frames: Mapping[int, Frame]) -> dict[str, float]:

@@ -48,7 +48,7 @@ def subject_facts(subject: Subject, frames: Mapping[int, Frame]) -> dict[str, An
             for level, broken in subject.fractures.items()
         },
         "fused": [f"{level_name(v)}-{level_name(below[v])}" for v in subject.levels if v in subject.fused],
-        "gas": [f"{level_name(v)}-{level_name(below[v])}" for v in subject.levels if v in subject.gas],
+        "vacuum": [f"{level_name(v)}-{level_name(below[v])}" for v in subject.levels if v in subject.vacuum],
         "osteophytes_mm": {
             level_name(level): round(subject.sizes[level].osteophyte, 1)
             for level in subject.levels
@@ -60,9 +60,17 @@ def subject_facts(subject: Subject, frames: Mapping[int, Frame]) -> dict[str, An
     } | {name: round(float(getattr(subject, name)), 1) for name in _TISSUES}
 
 
+def levels_in(labels: NDArray[np.uint8]) -> set[int]:
+    """The values of a label map but 0; a slab at a time, for NumPy counts in 64-bit copies."""
+    found = set[int]()
+    for slab in labels:
+        found.update(np.flatnonzero(np.bincount(slab.ravel())).tolist())
+    return found - {0}
+
+
 def view_facts(levels: tuple[int, ...], labels: NDArray[np.uint8]) -> dict[str, list[str]]:
     """Levels in view, and those whose mask the border of the scan cuts, cranial to caudal."""
-    seen = {int(level) for level in np.flatnonzero(np.bincount(labels.ravel(), minlength=1))}
+    seen = levels_in(labels)
     faces = (np.moveaxis(labels, axis, 0)[end] for axis in range(3) for end in (0, -1))
     cut = {int(level) for face in faces for level in np.unique(face)}
     return {

@@ -1,4 +1,4 @@
-"""The head above and before the neck: skull base, lower jaw with teeth, tongue bone; throat and brain."""
+"""The head above and before the neck: skull base, mandible with teeth, hyoid; throat and brain."""
 
 from collections.abc import Iterator, Mapping
 
@@ -16,7 +16,7 @@ def _base(subject: Subject, frames: Mapping[int, Frame]) -> tuple[Frame, float]:
 
 
 def skull(subject: Subject, frames: Mapping[int, Frame]) -> Iterator[Bone]:
-    """Back of the head round the foramen magnum, condyles, clivus and temporal bones; jaws, teeth, tongue bone."""
+    """Back of the head round the foramen magnum, condyles, clivus and temporal bones; jaws, teeth, hyoid."""
     s, place = subject.size, Map(frames, subject.size)
     atlas, up = _base(subject, frames)
     scale = subject.sizes[level_id("C1")].width / 20
@@ -27,21 +27,21 @@ def skull(subject: Subject, frames: Mapping[int, Frame]) -> Iterator[Bone]:
 
     hole_y = -11.0 * scale / s
     vault, inner = at(0, -4, 74), (66 * s, 84 * s, 62 * s)
-    shell = Part(Ellipsoid(vault, (inner[0] + 6.5, inner[1] + 7.0, inner[2] + 6.0)), 2.0, 0.0)
-    parts = [shell, Part(Limb(at(0, 8, 12), at(0, 24, 42), (7 * s, 14 * s), (9 * s, 18 * s), (0, 1, 0)), 1.5, 6.0)]
+    shell = Part(Ellipsoid(vault, (inner[0] + 6.5, inner[1] + 7.0, inner[2] + 6.0)), 0.52, 0.0)
+    parts = [shell, Part(Limb(at(0, 8, 12), at(0, 24, 42), (7 * s, 14 * s), (9 * s, 18 * s), (0, 1, 0)), 0.39, 6.0)]
     for side in (-1.0, 1.0):
         condyle = Limb(at(side * 14, hole_y + 13, 5.5), at(side * 21, hole_y + 1, 6.5), (5.5 * s, 5.0 * s))
         ear = Limb(at(side * 24, 0, 26), at(side * 56, -12, 26), (15 * s, 12 * s), (17 * s, 12 * s))
         mastoid = Limb(at(side * 54, -14, 22), at(side * 52, -9, -2), (12 * s, 10 * s), (5 * s, 5 * s), (0, 1, 0))
-        parts += [Part(condyle, 1.5, 5.0), Part(ear, 3.5, 6.0), Part(mastoid, 1.5, 5.0)]
-    parts.append(Part(Limb(at(-20, -46, 14), at(20, -46, 14), (9 * s, 6 * s)), 2.5, 6.0))
+        parts += [Part(condyle, 0.39, 5.0), Part(ear, 0.91, 6.0), Part(mastoid, 0.39, 5.0)]
+    parts.append(Part(Limb(at(-20, -46, 14), at(20, -46, 14), (9 * s, 6 * s)), 0.65, 6.0))
     holes = (
         Ellipsoid(vault, inner),
         Limb(at(0, hole_y - 5, -2), at(0, hole_y - 5, 30), (17.5 * s, 15 * s), None, (0, 1, 0)),
     )
     yield Bone(WORLD, tuple(parts), holes, density=2.0)
     palate = chain([at(-24, 34, 4), at(-19, 66, 2), at(0, 78, 2), at(19, 66, 2), at(24, 34, 4)], [(6 * s, 4.5 * s)] * 5)
-    yield Bone(WORLD, tuple(Part(limb, 1.0, 3.0) for limb in palate), density=1.5)
+    yield Bone(WORLD, tuple(Part(limb, 0.26, 3.0) for limb in palate), density=1.5)
     chin = [place.at("C3", -44, 30, 10), place.at("C3", -30, 62, -2), place.at("C3", -8, 84, -6)]
     bow = [*chin, *((2 * place.at("C3", 0, 0)[0] - x, y, z) for x, y, z in reversed(chin))]
     jaw = chain(bow, [(14 * s, 5 * s)] * 6)
@@ -49,13 +49,13 @@ def skull(subject: Subject, frames: Mapping[int, Frame]) -> Iterator[Bone]:
         Limb(place.at("C3", side * 45, 28, 8), at(side * 49, 14, 22), (5 * s, 15 * s), (5 * s, 8 * s), (1, 0, 0))
         for side in (-1.0, 1.0)
     ]
-    yield Bone(WORLD, tuple(Part(limb, 2.2, 3.0) for limb in (*jaw, *rami)), density=1.5)
+    yield Bone(WORLD, tuple(Part(limb, 0.57, 3.0) for limb in (*jaw, *rami)), density=1.5)
     for rows, z in ((bow, 17.0), (bow, 25.0)):
         teeth = [(0.92 * (x - bow[2][0] - 8 * s) + bow[2][0] + 8 * s, y - 2.0, zz + z * s) for x, y, zz in rows[1:5]]
-        # Enamel all through: no marrow.
+        # Thicker than a tooth: dense nearly all through.
         yield Bone(WORLD, tuple(Part(limb, 9.0, 1.0) for limb in chain(teeth, [(4.5 * s, 3.5 * s)] * 4)))
-    tongue_bone = [place.at("C4", x, y, -2) for x, y in ((-17, 24), (-10, 40), (10, 40), (17, 24))]
-    yield Bone(WORLD, tuple(Part(limb, 1.2, 1.0) for limb in chain(tongue_bone, [(2.6 * s, 2.4 * s)] * 4)))
+    hyoid = [place.at("C4", x, y, -2) for x, y in ((-17, 24), (-10, 40), (10, 40), (17, 24))]
+    yield Bone(WORLD, tuple(Part(limb, 0.31, 1.0) for limb in chain(hyoid, [(2.6 * s, 2.4 * s)] * 4)))
 
 
 def head_organs(subject: Subject, frames: Mapping[int, Frame]) -> Iterator[Organ]:

@@ -2,18 +2,22 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from spineseg.data.files import sha256_of_file
-from spineseg.errors import DataError
 from spineseg.geometry import Volume
 from spineseg.phantom import Layout, SimulatedCase
-from spineseg.vertebrae import CONVENTIONS, L6, T13, level_name
+from spineseg.phantom.facts import levels_in
+from spineseg.vertebrae import LEVELS, SACRUM, in_convention, level_id
 from spineseg.volumes import write_volume
 
-_HU_OFFSET = 1000  # CSI 2014 stores HU + 1000, clipped to twelve bits
+_HU_OFFSET: Final = 1000  # CSI 2014 stores HU + 1000, clipped to twelve bits
+_NOTE: Final = "SIMULATED by spineseg"
+# Levels that masks leave out, though the convention has values for the neck's.
+_LEFT_OUT: Final[dict[Layout, tuple[int, ...]]] = {"csi2014": (*range(1, level_id("T1")), SACRUM), "kaggle": ()}
 
 
 @dataclass(frozen=True)
@@ -36,7 +40,7 @@ class CaseFiles:
 def case_files(layout: Layout, index: int) -> CaseFiles:
     """Names of the case with an index from 0.
 
-    CSI 2014 counts from 1. Kaggle's ids have gaps (0003, 0009, 0019, …: about one in nine is absent).
+    CSI 2014 counts from 1. Kaggle's ids have gaps (0003, 0009, 0019, …: 136 of 0 to 1224 are absent, one in nine).
 
     >>> case_files("csi2014", 0).label.as_posix()
     'case1_label.mhd'
@@ -49,7 +53,7 @@ def case_files(layout: Layout, index: int) -> CaseFiles:
     number, found = -1, -1
     while found < index:
         number += 1
-        found += not (number == 3 or number % 10 == 9)
+        found += not (number % 100 == 3 or number % 10 == 9)
     name = f"case_{number:04d}"
     root = Path("spine_segmentation_nnunet_v2")
     return CaseFiles(name, root / "volumes" / f"{name}.nii", root / "segmentations" / f"{name}.nii")
@@ -58,21 +62,28 @@ def case_files(layout: Layout, index: int) -> CaseFiles:
 def write_case(root: Path, layout: Layout, index: int, case: SimulatedCase) -> dict[str, str]:
     """Write a case in a layout; returns the SHA-256 of every file by its path relative to ``root``.
 
-    Levels that the layout does not label (CSI 2014: all but T1 to L5) become background.
+    Levels that the layout does not label (CSI 2014: all but T1 to L5) become background. The headers say that the files
+    are simulated: a MetaImage's comment, a NIfTI's extension.
     """
     files = case_files(layout, index)
     labels = native_labels(layout, case.labels.array)
     if layout == "csi2014":
-        image = np.clip(case.image.array.astype(np.int32) + _HU_OFFSET, 0, 4095).astype(np.int16)
-        write_volume(root / files.image, _to_lps(Volume(image, case.image.affine)))
-        write_volume(root / files.label, _to_lps(Volume(labels, case.labels.affine)))
+        image = case.image.array + np.int16(_HU_OFFSET)  # -3024 to 3071 HU: no value leaves int16
+        np.clip(image, 0, 4095, out=image)
+        for path, volume in (
+            (files.image, case.image.with_array(image)),
+            (files.label, case.labels.with_array(labels)),
+        ):
+            write_volume(root / path, _to_lps(volume))
+            header = (root / path).read_text()
+            (root / path).write_text(header.replace("NDims", f"Comment = {_NOTE}\nNDims", 1))
     else:
-        write_volume(root / files.image, case.image)
-        write_volume(root / files.label, Volume(labels, case.labels.affine))
+        write_volume(root / files.image, case.image, extension={"note": _NOTE})
+        write_volume(root / files.label, case.labels.with_array(labels), extension={"note": _NOTE})
     return {path.as_posix(): sha256_of_file(root / path) for path in files.all}
 
 
-def native_labels(layout: Layout, labels: NDArray[np.uint8]) -> NDArray[np.uint16] | NDArray[np.uint8]:
+def native_labels(layout: Layout, labels: NDArray[np.uint8]) -> NDArray[np.unsignedinteger]:
     """Canonical ids → the values of the layout's masks: hundreds from 100 = L5 to 1700 = T1, or 1-25.
 
     A person with a level less leaves its value out (11 thoracic levels: 500 = L1, 700 = T11), so that whoever reads the
@@ -81,17 +92,15 @@ def native_labels(layout: Layout, labels: NDArray[np.uint8]) -> NDArray[np.uint1
     Raises:
         DataError: T13 or L6, for which neither layout has a value; ``simulate_case`` draws another person instead.
     """
-    found = np.bincount(labels.ravel(), minlength=256)
-    nameless = [level_name(level) for level in (T13, L6) if found[level]]
-    if nameless:
-        raise DataError(f"layout {layout} has no value for {', '.join(nameless)}; expected levels C1 to L5 and S1 only")
-    lookup = np.zeros(256, dtype=np.uint16)
-    for value, level in CONVENTIONS[layout].table.items():
-        lookup[level] = value
-    if layout == "csi2014":
-        lookup[lookup > 1700] = 0
-        return lookup[labels]
-    return lookup.astype(np.uint8)[labels]
+    kept = np.array(sorted(levels_in(labels) - {*_LEFT_OUT[layout]}), np.uint8)
+    values = in_convention(kept, layout, what="a simulated case")
+    lookup = np.zeros(max(LEVELS) + 1, values.dtype)
+    lookup[kept] = values
+    native = np.empty(labels.shape, values.dtype)
+    # A slab at a time: NumPy looks up by 64-bit copies of the labels.
+    for slab, theirs in zip(native, labels, strict=True):
+        slab[...] = lookup[theirs]
+    return native
 
 
 def _to_lps(volume: Volume) -> Volume:

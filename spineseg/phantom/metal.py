@@ -101,8 +101,8 @@ def lay_metal(canvas: Array, grid: VoxelGrid, implants: tuple[Implant, ...]) -> 
     return np.unique(np.concatenate(found), axis=0)
 
 
-def streaks(rng: np.random.Generator, points: NDArray[np.intp], grid: VoxelGrid, strength: float) -> Array:
-    """Streaks of one slice: back projection of what beam hardening and starved rays leave of metal, HU, (X, Y).
+def streaks(rng: np.random.Generator, points: NDArray[np.intp], grid: VoxelGrid) -> Array:
+    """Streaks of one slice: back projection of what beam hardening and starved rays leave of titanium, HU, (X, Y).
 
     Line integrals p of the metal alone are made from its voxels; a scanner that takes p for linear is wrong by about
     -p², and by noise that grows with exp(p); filtered back projection turns both into streaks (Barrett & Keat 2004).
@@ -111,7 +111,6 @@ def streaks(rng: np.random.Generator, points: NDArray[np.intp], grid: VoxelGrid,
         rng: of the starved rays' noise.
         points: (N, 2) metal voxels of the slice.
         grid: the scan's grid.
-        strength: 1 = titanium without correction of artefacts.
     """
     nx, ny, _ = grid.shape
     pixel = grid.spacing[0]
@@ -139,7 +138,7 @@ def streaks(rng: np.random.Generator, points: NDArray[np.intp], grid: VoxelGrid,
         at = (xs[:, None] * np.cos(angle) + ys[None, :] * np.sin(angle) + np.float32(reach)) / np.float32(_BIN_MM)
         low = at.astype(np.intp)
         total += row[low] + (at - low) * (row[low + 1] - row[low])
-    return _enlarge(total * np.float32(1000.0 * strength * np.pi / _ANGLES / _BIN_MM * 10.0), nx, ny)
+    return _enlarge(total * np.float32(1000.0 * np.pi / _ANGLES / _BIN_MM * 10.0), nx, ny)
 
 
 def _enlarge(values: Array, nx: int, ny: int) -> Array:

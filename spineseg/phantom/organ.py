@@ -18,7 +18,8 @@ class Organ:
         shape: its surface.
         hu: of what fills it; ``texture`` (HU) of its grain.
         wall_mm: thickness of its wall, of ``wall_hu``; 0 = none.
-        gas_y: y in front of which gas fills it (a person lies on his back); None = no gas.
+        gas_above: a point on the surface of its fluid, above which it holds gas; None = no gas. Above is the scanner's
+            +y, however the person on the table is turned.
         marbled: streaked with the muscles' fat.
         within: the cavity that it may not leave; ``outside`` the trunk.
     """
@@ -28,7 +29,7 @@ class Organ:
     texture: float = 5.0
     wall_mm: float = 0.0
     wall_hu: float = 0.0
-    gas_y: float | None = None
+    gas_above: Vec | None = None
     marbled: bool = False
     within: Within = "anywhere"
 

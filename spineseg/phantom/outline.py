@@ -68,7 +68,7 @@ _BACK: Rows = {
 
 
 def landmark(frames: Mapping[int, Frame], name: str) -> int:
-    """The person's own level nearest to a named one: T11 or L1 where T12 is missing."""
+    """The person's own level nearest to a named one, the one above it where that is missing: T11 for T12, L4 for L5."""
     wanted = ORDER.index(level_id(name))
     return min(frames, key=lambda level: abs(ORDER.index(level) - wanted))
 
@@ -183,7 +183,7 @@ def build_trunk(subject: Subject, frames: Mapping[int, Frame], rng: np.random.Ge
     bulge = np.maximum(0.0, skin_back - _over_tips(subject, frames, z))
     skin_back = skin_back - _smooth(bulge, 2)
     half_width = _smooth(width, 5) + fat
-    half_depth = (_smooth(depth + 0.5 * behind_muscle, 5) + 0.4 * fat) * subject.arm_ratio + _smooth(bulge, 2) / 2
+    half_depth = (_smooth(depth + 0.5 * behind_muscle, 5) + 0.4 * fat) * subject.depth_ratio + _smooth(bulge, 2) / 2
     inner = np.minimum(_smooth(inner, 4), half_width - fat - 15.0 * s)
     front = np.minimum(_smooth(spine_y + front, 8), skin_back + 2 * half_depth - fat - 15.0 * s)
     back = _smooth(spine_y, 8) - _smooth(gutter, 4)
@@ -212,8 +212,8 @@ def _over_tips(subject: Subject, frames: Mapping[int, Frame], z: Profile) -> Pro
     limit = np.full(z.shape, np.inf)
     for level in subject.levels:
         size = subject.sizes[level]
-        back = size.depth / 2 + size.canal_depth + size.spinous_back
-        _, y, height = frames[level].world((0.0, -back, -size.spinous_down))
+        tip = (0.0, size.canal_back - size.spinous_back - 1.0, -size.spinous_down)
+        _, y, height = frames[level].world(tip)
         limit = np.minimum(limit, y - 6.0 + 0.02 * (z - height) ** 2)
     return limit
 

@@ -17,6 +17,8 @@ from spineseg.phantom.trunk import organs
 # Pixels finer than this are painted at twice their size and interpolated: the point spread is wider still.
 _FINEST_MM = 0.6
 
+_AIR_HU = -980.0  # round the body
+
 # How much of each voxel, of 255, lies in the belly and in the chest.
 Room = dict[str, NDArray[np.uint8]]
 
@@ -27,7 +29,7 @@ class Painter:
 
     subject: Subject
     grid: VoxelGrid
-    fine: Texture  # trabeculae, fat streaks: a few mm
+    fine: Texture  # grain of organs, fat and muscle fibres: a few mm
     coarse: Texture  # sheets of fat: centimetres
 
     def soft_tissue(self, trunk: Trunk, frames: Mapping[int, Frame]) -> Array:
@@ -61,7 +63,7 @@ class Painter:
         person, habitus = self.subject, trunk.habitus
         skin = trunk.skin.distance(box, trunk.groove)
         fine, coarse = self.fine.on(box), self.coarse.on(box)
-        canvas = np.full(box.shape, -1000.0, dtype=np.float32)
+        canvas = np.full(box.shape, _AIR_HU, dtype=np.float32)
 
         def over(distance: Array, hu: Array | float) -> None:
             share = coverage(distance, self.grid.voxel_mm)
@@ -104,7 +106,7 @@ class Painter:
             room["belly"][box.slices] = room["belly"][box.slices] * below
             x = box.x - trunk.at(trunk.spine_x, box.z)
             spine = np.sqrt(x * x + front * front) - (trunk.at(trunk.body_radius, box.z) + 4.0)
-            # Heart and great vessels between the lungs, in fat; the lungs meet behind the breastbone.
+            # Heart and great vessels between the lungs, in fat; the lungs meet behind the sternum.
             # Behind the front of the bodies they come to the spine itself.
             strip = (
                 np.abs(x + 9.0)
@@ -177,8 +179,11 @@ class Painter:
                 hu = self._muscle(
                     trunk, piece, np.float32(20.0) - 0.0 * distance, self.fine.on(piece), self.coarse.on(piece)
                 )
-            if organ.gas_y is not None:
-                hu += np.clip((piece.y - organ.gas_y) / voxel + 0.5, 0.0, 1.0) * (-960.0 - hu)
+            if organ.gas_above is not None:
+                # A fluid's surface is level in the room, not in the person, who may lie on one side.
+                rows = grid.axis(1, piece.slices[1].start, piece.slices[1].stop)[None, :, None]
+                level = WORLD.turned(grid.turn_deg).world(organ.gas_above)[1]
+                hu += np.clip((rows - np.float32(level)) / voxel + 0.5, 0.0, 1.0) * (-960.0 - hu)
             under = canvas[piece.slices]
             allowed: Array | float = 1.0
             if organ.within in room:

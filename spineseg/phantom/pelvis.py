@@ -1,4 +1,4 @@
-"""The pelvis: hip bones, the upper ends of the thigh bones, bladder."""
+"""The pelvis: hip bones, the upper ends of the femora, bladder."""
 
 from collections.abc import Iterator, Mapping
 
@@ -10,7 +10,7 @@ from spineseg.phantom.subject import Subject
 
 
 def hips(subject: Subject, frames: Mapping[int, Frame]) -> Iterator[Bone]:
-    """Hip bones with wing, socket, pubis and ischium, and the upper ends of the thigh bones."""
+    """Hip bones with wing, socket, pubis and ischium, and the upper ends of the femora."""
     place, s = Map(frames, subject.size), subject.size
 
     def scaled(up: float, across: float) -> tuple[float, float]:
@@ -36,19 +36,19 @@ def hips(subject: Subject, frames: Mapping[int, Frame]) -> Iterator[Bone]:
         pubis = chain([at(76, 50, -88), at(40, 68, -104), at(11, 74, -116)], wide((9, 10), (8, 7), (17, 7)))
         ramus = chain([at(11, 70, -128), at(32, 52, -146), at(54, -8, -162)], wide((10, 5), (8, 5), (9, 8)))
         shapes: list[Shape] = [*plates, *crest, neck, cup, *ischium, *pubis, *ramus]
-        parts = [Part(shape, 1.6, 6.0) for shape in shapes]
+        parts = [Part(shape, 0.42, 6.0) for shape in shapes]
         yield Bone(
             WORLD, tuple(parts), (Ellipsoid(socket, place.radii(27, 27, 27)), _mouth(socket, side, s)), density=0.7
         )
         knee = at(106, 30, -330)
         trochanter, shaft = at(138, 12, -100), at(132, 16, -140)
-        thigh = (
-            Part(Ellipsoid(socket, place.radii(24, 24, 24)), 1.2, 0.0),
-            Part(Limb(socket, at(128, 14, -112), scaled(16, 14), scaled(18, 15)), 1.8, 5.0),
-            Part(Limb(trochanter, shaft, scaled(16, 14), scaled(16, 15), (0.0, 1.0, 0.0)), 1.6, 5.0),
-            Part(Limb(shaft, knee, scaled(15, 15), scaled(14, 14), (0.0, 1.0, 0.0)), 6.0, 5.0),
+        femur = (
+            Part(Ellipsoid(socket, place.radii(24, 24, 24)), 0.31, 0.0),
+            Part(Limb(socket, at(128, 14, -112), scaled(16, 14), scaled(18, 15)), 0.47, 5.0),
+            Part(Limb(trochanter, shaft, scaled(16, 14), scaled(16, 15), (0.0, 1.0, 0.0)), 0.42, 5.0),
+            Part(Limb(shaft, knee, scaled(15, 15), scaled(14, 14), (0.0, 1.0, 0.0)), 1.56, 5.0),
         )
-        yield Bone(WORLD, thigh, density=0.9)
+        yield Bone(WORLD, femur, density=0.9)
 
 
 def _mouth(socket: Vec, side: float, s: float) -> Ellipsoid:

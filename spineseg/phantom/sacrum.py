@@ -1,4 +1,4 @@
-"""The sacrum below S1 and the tail bone, which no mask labels."""
+"""The sacrum below S1 and the coccyx, which no mask labels."""
 
 import itertools
 import math
@@ -9,7 +9,7 @@ from spineseg.phantom.shapes import WORLD, Body, Frame, Limb, Shape
 from spineseg.phantom.subject import Subject
 from spineseg.vertebrae import SACRUM
 
-# S2 to S5 and three pieces of the tail bone: turn of the axis against the piece above (degrees, + = top forward),
+# S2 to S5 and three pieces of the coccyx: turn of the axis against the piece above (degrees, + = top forward),
 # size relative to S1, height (mm), half span of the lateral mass (mm) and its half thickness.
 _PIECES = (
     (12.0, 0.78, 23.0, 49.0, 12.0),
@@ -42,7 +42,7 @@ def sacral_pieces(subject: Subject, frames: Mapping[int, Frame]) -> list[Frame]:
 
 
 def sacrum(subject: Subject, frames: Mapping[int, Frame]) -> Iterator[Bone]:
-    """Wings beside S1 and the four fused vertebrae below it with canal, foramina and crest, then the tail bone."""
+    """Wings beside S1 and the four fused vertebrae below it with canal, foramina and crest, then the coccyx."""
     s, size, top = subject.size, subject.sizes[SACRUM], frames[SACRUM]
     places = [top, *sacral_pieces(subject, frames)]
     spans = [(56.0, 15.0), *((piece[3], piece[4]) for piece in _PIECES[:4])]
@@ -55,9 +55,23 @@ def sacrum(subject: Subject, frames: Mapping[int, Frame]) -> Iterator[Bone]:
             for k, (place, (span, thick)) in enumerate(zip(places, spans, strict=False))
         ]
         for (a, b), (_, first), (_, second) in zip(itertools.pairwise(ends), spans, spans[1:], strict=False):
-            parts.append(Part(Limb(a, b, (first * s, first * s), (second * s, second * s), (0.0, 1.0, 0.0)), 0.6, 8.0))
+            parts.append(
+                Part(
+                    Limb(a, b, (first * s, first * s), (second * s, second * s), (0.0, 1.0, 0.0)),
+                    0.36,
+                    8.0,
+                    compact=False,
+                )
+            )
         inner = top.world((side * 0.5 * size.width, -0.16 * size.depth, 0.0))
-        parts.append(Part(Limb(inner, ends[0], (12.0 * s, 12.0 * s), (14.0 * s, 14.0 * s), (0.0, 1.0, 0.3)), 0.6, 8.0))
+        parts.append(
+            Part(
+                Limb(inner, ends[0], (12.0 * s, 12.0 * s), (14.0 * s, 14.0 * s), (0.0, 1.0, 0.3)),
+                0.36,
+                8.0,
+                compact=False,
+            )
+        )
         for above, below, (_, share, _, span, _) in zip(places, places[1:5], _PIECES, strict=False):
             # Between two fused bodies their spokes leave a foramen, front to back.
             middle = [(a + b) / 2 for a, b in zip(above.origin, below.origin, strict=True)]
@@ -81,7 +95,7 @@ def sacrum(subject: Subject, frames: Mapping[int, Frame]) -> Iterator[Bone]:
                 place.world((side * 0.6 * half, -3.0 * s, 0.0)),
                 place.world((side * (span - thick) * s, -6.0 * s, 0.0)),
             )
-            parts.append(Part(Limb(start, end, (0.32 * tall * s, thick * s)), 0.6, 6.0))
+            parts.append(Part(Limb(start, end, (0.32 * tall * s, thick * s)), 0.36, 6.0, compact=False))
         depth = share * size.depth * 0.8
         for side in (-1.0, 1.0):
             behind = -(0.5 * depth + 15.0 * s * share + 4.0)
@@ -90,11 +104,11 @@ def sacrum(subject: Subject, frames: Mapping[int, Frame]) -> Iterator[Bone]:
                 place.world((0.0, behind, -2.0)),
                 (0.5 * tall * s, 3.2),
             )
-            parts.append(Part(lamina, 1.0, 3.0))
+            parts.append(Part(lamina, 0.26, 3.0))
         crest = Limb(place.world((0.0, behind - 1.0, 4.0)), place.world((0.0, behind - 5.0 * share, -4.0)), (5.0, 2.6))
-        parts.append(Part(crest, 1.0, 3.0))
+        parts.append(Part(crest, 0.26, 3.0))
     yield Bone(WORLD, tuple(parts), tuple(holes), density=0.5)
     for place, (_, share, tall, _, _) in zip(places[1:], _PIECES, strict=False):
         width, depth = share * size.width, share * size.depth * (0.8 if share > 0.4 else 0.6)
         body = Body(width, depth, tall * s, tall * s, 0.8, 0.05)
-        yield Bone(place, (Part(body, 0.55, 0.0),), density=0.8)
+        yield Bone(place, (Part(body, 0.36, 0.0, compact=False),), density=0.8)

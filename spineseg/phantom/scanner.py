@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from scipy.ndimage import correlate1d, gaussian_filter1d
 
 from spineseg.phantom.difficulty import DIFFICULTIES
+from spineseg.phantom.draws import Draws
 from spineseg.phantom.metal import Implant, lay_metal, streaks
 from spineseg.phantom.shapes import Array, VoxelGrid
 
@@ -60,8 +61,9 @@ def draw_settings(rng: np.random.Generator, layout: str, difficulty: str, grid: 
     CSI 2014 is stored as it was scanned; Kaggle's volumes are resampled from slices of many thicknesses.
     """
     spread = DIFFICULTIES[difficulty]
-    pick, sharp, edge, thin, overlap, dose, streak, cup, pad, kind = (float(v) for v in rng.uniform(size=10))
-    scale, offset = (float(np.clip(v, -2.0, 2.0)) for v in rng.standard_normal(2))
+    draws = Draws(rng)
+    pick, sharp, edge, thin, overlap, dose, streak, cup, pad, kind = (draws.uniform() for _ in range(10))
+    scale, offset = (draws.normal(0.0, 1.0, -2.0, 2.0) for _ in range(2))
     kernel = list(_KERNELS)[min(2, int(np.searchsorted(np.cumsum(spread.kernels), pick)))]
     (low, high), louder, (least, most), _ = _KERNELS[kernel]
     choices = [mm for mm in _THICKNESSES if mm <= spread.slice_mm]
@@ -138,7 +140,7 @@ def scan(
                 block[:, :, k] += np.float32(share * settings.noise_hu) * _horizontal(horizontal, (nx, ny), grid)
             points = metal[metal[:, 2] == start + k][:, :2]
             if len(points):
-                block[:, :, k] += streaks(starved, points, grid, 1.0)
+                block[:, :, k] += streaks(starved, points, grid)
         block += np.float32(settings.scale - 1.0) * (block + 1000.0) + np.float32(settings.offset_hu)
         values = np.clip(np.rint(block), -1024, 3071).astype(np.int16)
         if settings.padding is not None:
@@ -168,6 +170,10 @@ def slice_profile(canvas: Array, grid: VoxelGrid, settings: Settings) -> None:
     reach = int(np.ceil((width - 1) / 2))
     weights = np.clip((width + 1) / 2 - np.abs(np.arange(-reach, reach + 1)), 0.0, 1.0)
     weights /= weights.sum()
+    # The canvas is averaged over the mean spacing. Where slices lie further apart than that, two taps add the variance
+    # that an average over a whole slice has beyond it (a box's is its width² / 12, two taps' twice their weight).
+    tap = max(0.0, 1.0 - (grid.voxel_mm / spacing) ** 2) / 24
+    weights = np.convolve(weights, (tap, 1.0 - 2.0 * tap, tap))
     low, share = _scanned(np.arange(nz), spacing, settings.step_mm)
     resampled = settings.step_mm > 1.01 * spacing
     places = np.arange(int(low.max()) + 2) * (settings.step_mm / spacing)

@@ -15,6 +15,7 @@ from spineseg.phantom.views import field_of_view
 from spineseg.vertebrae import CONVENTIONS, SACRUM, level_name
 
 _REACH_MM: Final = 45.0  # of the processes, up and down from a body's end plates
+_NUMBERS: Final = {"csi2014": 0, "kaggle": 1}  # of the layouts; another one's comes after these
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,19 +35,34 @@ class Scene:
     noise: np.random.Generator
 
 
+def case_streams(seed: int, layout: str, index: int, attempt: int = 0) -> tuple[np.random.Generator, ...]:
+    """Generators of a case: of the person, his field of view, textures, scanner, noise and surroundings.
+
+    One stream a stage, so that another draw in one stage leaves the others as they are. Neither two layouts, two seeds
+    nor two cases share one; the size and the difficulty have no part in them.
+
+    Args:
+        seed: of the set, any whole number from 0.
+        layout: of the set.
+        index: of the case.
+        attempt: how many persons were drawn for this case before.
+    """
+    entropy = np.random.SeedSequence(seed, spawn_key=(_NUMBERS[layout], index, attempt))
+    return tuple(np.random.Generator(np.random.PCG64(child)) for child in entropy.spawn(6))
+
+
 def draw_scene(seed: int, index: int, layout: str, size: str, difficulty: str) -> Scene:
     """Draw a case's person and field of view, until no level is in view that the layout has no value for.
+
+    Two layouts of a seed show different persons, so that a network trained on the one has met nobody of the other. Of
+    one layout, sizes and difficulties may show the same person, older or sicker: score no network on another of these.
 
     CSI 2014's hundreds and Kaggle's 1 to 25 have none for T13 and L6. To give such a level another's name would make
     the truth false, to leave it out would make a vertebra background; so another person is drawn.
     """
     redrawn: list[str] = []
     for attempt in itertools.count():
-        # One stream a stage: another draw in one stage leaves the others as they are.
-        entropy = np.random.SeedSequence([seed, index, attempt] if attempt else [seed, index])
-        body, view, texture, device, noise, around = (
-            np.random.Generator(np.random.PCG64(child)) for child in entropy.spawn(6)
-        )
+        body, view, texture, device, noise, around = case_streams(seed, layout, index, attempt)
         subject = draw_subject(body, difficulty)
         frames = spine_frames(subject)
         trunk = build_trunk(subject, frames, around)

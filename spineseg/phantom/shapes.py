@@ -18,6 +18,7 @@ Array = NDArray[np.float32]
 Vec = tuple[float, float, float]
 
 FAR = 1.0e3  # mm; a distance that no shape here reaches
+_EDGE_MM = 0.9  # below a body's end plate: within its rounded edge, where the waist has begun, it is widest
 
 
 @dataclass(frozen=True)
@@ -254,15 +255,15 @@ class Tube:
 
 @dataclass(frozen=True)
 class Body:
-    """A vertebral body: a waisted drum with a rounded section, wedged and with hollow end plates.
+    """A vertebral body: a waisted drum with a rounded section, wedged and with concave end plates.
 
     Args:
-        width: of the end plate, x, mm.
+        width: of the end plate, x, mm: the widest place of the body.
         depth: of the end plate, y.
         height_posterior: at the back; ``height_anterior`` at the front.
-        hollow: depth of the end plates' hollow at its centre.
+        concavity: depth of the end plates' concavity at its centre.
         waist: share by which the middle is narrower than the end plates.
-        lips: height of the uncinate processes, the raised sides of a cervical upper end plate.
+        uncinate: height of the uncinate processes, the raised sides of a cervical upper end plate.
         power: of the superellipse of the section, 2 = ellipse.
         lateral: how much higher the right edge is than the left one, mm.
         rim: how far osteophytes stand out from the end plates' edges, front and sides, mm.
@@ -272,9 +273,9 @@ class Body:
     depth: float
     height_posterior: float
     height_anterior: float
-    hollow: float = 1.5
+    concavity: float = 1.5
     waist: float = 0.08
-    lips: float = 0.0
+    uncinate: float = 0.0
     power: float = 2.4
     lateral: float = 0.0
     rim: float = 0.0
@@ -282,12 +283,14 @@ class Body:
     def bounds(self) -> tuple[Vec, Vec]:
         """Two corners that hold the solid."""
         a, b = self.width / 2 + self.rim, self.depth / 2 + self.rim
-        c = max(self.height_posterior, self.height_anterior) * 0.55 + self.lips + abs(self.lateral) / 4
+        c = max(self.height_posterior, self.height_anterior) * 0.55 + self.uncinate + abs(self.lateral) / 4
         return (-a, -b, -c), (a, b, c)
 
     def distance(self, x: Array, y: Array, z: Array) -> Array:
         """Signed distance in mm, first order."""
-        a, b, p = self.width / 2, self.depth / 2, self.power
+        below = min(1.0, 4.0 * _EDGE_MM / (self.height_posterior + self.height_anterior))
+        widest = 1.0 - max(self.waist, 0.0) * (1.0 - (1.0 - below) ** 2)
+        a, b, p = self.width / 2 / widest, self.depth / 2 / widest, self.power
         forward = np.clip(y / self.depth, -0.5, 0.5)
         half = 0.5 * (self.height_posterior * (0.5 - forward) + self.height_anterior * (0.5 + forward))
         if self.lateral:
@@ -305,11 +308,11 @@ class Body:
             # Spurs stand on the edges of the end plates, not at the canal.
             edge = np.clip((np.abs(up) - 0.5) / 0.5, 0.0, 1.0)
             side = side - self.rim * edge * edge * np.clip(0.5 + 3.0 * forward + 0.5, 0.0, 1.0)
-        hollow = self.hollow * np.clip(1.0 - radial * radial, 0.0, 1.0)
-        top = half - hollow
-        if self.lips:
+        sunk = self.concavity * np.clip(1.0 - radial * radial, 0.0, 1.0)
+        top = half - sunk
+        if self.uncinate:
             rise = np.clip(np.abs(x) / a, 0.0, 1.1) ** 4
-            top = np.where(z > 0, top + self.lips * rise, top)
+            top = np.where(z > 0, top + self.uncinate * rise, top)
         return smooth_max(side, np.abs(z) - top, 1.2)
 
 

@@ -1,4 +1,4 @@
-"""Collar bones, shoulder blades and arms, beside the head or beside the trunk."""
+"""Clavicles, scapulae and arms, beside the head or beside the trunk."""
 
 from collections.abc import Iterator, Mapping
 
@@ -23,7 +23,7 @@ def _elbow(place: Map, trunk: Trunk, side: float) -> Vec:
 
 
 def shoulders(subject: Subject, frames: Mapping[int, Frame], trunk: Trunk) -> Iterator[Bone]:
-    """Collar bones, shoulder blades, and the bones of the upper arms."""
+    """Clavicles, scapulae, and the bones of the upper arms."""
     place, s = Map(frames, subject.size), subject.size
     down = trunk.habitus.arms_down
     for side in (-1.0, 1.0):
@@ -36,18 +36,18 @@ def shoulders(subject: Subject, frames: Mapping[int, Frame], trunk: Trunk) -> It
             0.6 * inner[1] + 0.4 * roof[1] + 8.0 * s,
             0.5 * (inner[2] + roof[2]) + 2.0,
         )
-        collar = chain((inner, bend, roof), [(8.0 * s, 8.0 * s), (5.5 * s, 5.5 * s), (5.0 * s, 8.0 * s)])
-        yield Bone(WORLD, tuple(Part(limb, 1.6, 2.0) for limb in collar), density=0.8)
+        clavicle = chain((inner, bend, roof), [(8.0 * s, 8.0 * s), (5.5 * s, 5.5 * s), (5.0 * s, 8.0 * s)])
+        yield Bone(WORLD, tuple(Part(limb, 0.42, 2.0) for limb in clavicle), density=0.8)
         socket: Vec = (head[0] - side * 28.0 * s, head[1] - 6.0 * s, head[2] - 4.0 * s)
         # The blade lies on the ribs' backs; raised arms turn its lower corner outwards.
         upper = trunk.cavity.point(place.at("T2", 0, 0, 4)[2], side * 0.95, 27.0 * s)
         lower = trunk.cavity.point(place.at("T7", 0, 0, 4)[2], side * (0.72 if down else 1.05), 20.0 * s)
         border = trunk.cavity.point(place.at("T3", 0, 0, -4)[2], side * 0.6, 20.0 * s)
         blade = (
-            Part(Limb(upper, lower, (2.2, 34.0 * s), (2.0, 12.0 * s), _outwards(upper, trunk)), 1.1, 0.0),
-            Part(Limb(socket, lower, (6.0 * s, 6.0 * s), (3.5, 3.5)), 1.3, 4.0),
-            Part(Limb(socket, upper, (9.0 * s, 7.0 * s), (2.2, 3.0)), 1.2, 4.0),
-            Part(Ellipsoid(socket, (7.0 * s, 12.0 * s, 17.0 * s)), 1.2, 4.0),
+            Part(Limb(upper, lower, (2.2, 34.0 * s), (2.0, 12.0 * s), _outwards(upper, trunk)), 0.29, 0.0),
+            Part(Limb(socket, lower, (6.0 * s, 6.0 * s), (3.5, 3.5)), 0.34, 4.0),
+            Part(Limb(socket, upper, (9.0 * s, 7.0 * s), (2.2, 3.0)), 0.31, 4.0),
+            Part(Ellipsoid(socket, (7.0 * s, 12.0 * s, 17.0 * s)), 0.31, 4.0),
         )
         behind = 0.5 * (border[1] + roof[1]) + (-3.0 if down else 4.0) * s
         ridge: Vec = (0.6 * border[0] + 0.4 * roof[0], behind, roof[2] - 10.0 * s)
@@ -56,13 +56,13 @@ def shoulders(subject: Subject, frames: Mapping[int, Frame], trunk: Trunk) -> It
             [(2.4, 3.5), (2.6, 9.0 * s), (5.0, 9.0 * s)],
         )
         beak = Limb(socket, (socket[0] - side * 2.0, head[1] + 26.0 * s, head[2] + 12.0 * s), (7.0, 7.0), (5.0, 5.0))
-        yield Bone(WORLD, (*blade, *(Part(v, 1.2, 2.0) for v in spine), Part(beak, 1.2, 3.0)), density=0.8)
+        yield Bone(WORLD, (*blade, *(Part(v, 0.31, 2.0) for v in spine), Part(beak, 0.31, 3.0)), density=0.8)
         elbow = _elbow(place, trunk, side)
         neck = between(head, elbow, 0.22)
         arm = (
-            Part(Ellipsoid(head, (22.0 * s, 22.0 * s, 22.0 * s)), 1.2, 0.0),
-            Part(Limb(head, neck, (20.0 * s, 18.0 * s), (12.0 * s, 12.0 * s), (0.0, 1.0, 0.0)), 2.0, 4.0),
-            Part(Limb(neck, elbow, (11.5 * s, 11.5 * s), (11.0 * s, 13.0 * s), (0.0, 1.0, 0.0)), 4.2, 4.0),
+            Part(Ellipsoid(head, (22.0 * s, 22.0 * s, 22.0 * s)), 0.31, 0.0),
+            Part(Limb(head, neck, (20.0 * s, 18.0 * s), (12.0 * s, 12.0 * s), (0.0, 1.0, 0.0)), 0.52, 4.0),
+            Part(Limb(neck, elbow, (11.5 * s, 11.5 * s), (11.0 * s, 13.0 * s), (0.0, 1.0, 0.0)), 1.09, 4.0),
         )
         yield Bone(WORLD, arm, density=0.6)
 

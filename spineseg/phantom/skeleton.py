@@ -31,36 +31,38 @@ from spineseg.phantom.textures import Texture
 from spineseg.phantom.trunk import canal_path, other_bones
 from spineseg.vertebrae import SACRUM, T13, level_id
 
+Evaluated = tuple[Box, Array, NDArray[np.uint8]]  # see evaluate_bone
+
 # How far bone right under the cortex of a body or an arch has come from trabecular to compact.
 _DENSE_BODY, _DENSE_ARCH = 0.19, 0.38
-_GAS_HU = -800.0  # in a worn disc
+_VACUUM_HU = -800.0  # gas in a worn disc
 JOINT_MM = 1.2  # cartilage between neighbouring bones: they never touch
 SLAB_VOXELS = 1 << 18  # worked on at a time
 
 
-def evaluate_bone(bone: Bone, grid: VoxelGrid) -> tuple[Box, Array, Array] | None:
-    """Signed distance (mm) and thickness of the cortex (mm) on the bone's box; None when it is out of view."""
+def evaluate_bone(bone: Bone, grid: VoxelGrid) -> Evaluated | None:
+    """Signed distance (mm) and the place of the nearest part in ``parts``, on the bone's box; None when out of view."""
     margin = 2 * JOINT_MM + grid.voxel_mm
     placed = []
-    for part in bone.parts:
+    for number, part in enumerate(bone.parts):
         low, high = bone.frame.world_bounds(*part.shape.bounds())
         box = grid.box(low, high, margin)
         if box is not None:
-            placed.append((part, box))
+            placed.append((number, part, box))
     if not placed:
         return None
     spans = [
-        slice(min(b.slices[i].start for _, b in placed), max(b.slices[i].stop for _, b in placed)) for i in range(3)
+        slice(min(b.slices[i].start for *_, b in placed), max(b.slices[i].stop for *_, b in placed)) for i in range(3)
     ]
     whole = grid.block(spans[0], spans[1], spans[2])
     distance = np.full(whole.shape, FAR, dtype=np.float32)
-    cortex = np.full(whole.shape, 1.0, dtype=np.float32)
-    for part, box in placed:
+    nearest = np.zeros(whole.shape, dtype=np.uint8)
+    for number, part, box in placed:
         for piece in pieces(box, grid):
             own = part.shape.distance(*bone.frame.local(piece))
             where = piece.within(whole)
             before = distance[where]
-            np.copyto(cortex[where], np.float32(part.cortex_mm), where=own < before)
+            np.copyto(nearest[where], np.uint8(number), where=own < before)
             distance[where] = smooth_min(before, own, part.blend_mm)
     for hole in bone.holes:
         inner = grid.box(*bone.frame.world_bounds(*hole.bounds()))
@@ -69,7 +71,7 @@ def evaluate_bone(bone: Bone, grid: VoxelGrid) -> tuple[Box, Array, Array] | Non
             continue
         where = inner.within(whole)
         np.maximum(distance[where], -hole.distance(*bone.frame.local(inner)), out=distance[where])
-    return whole, distance, cortex
+    return whole, distance, nearest
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,23 +79,24 @@ class PlacedVertebra:
     """A vertebra on its box of voxels, kept apart from those above it; ``joined`` if fused with the one above."""
 
     bone: Bone
-    evaluated: tuple[Box, Array, Array]  # see evaluate_bone
+    evaluated: Evaluated
     joined: bool
 
 
 def placed_vertebrae(subject: Subject, frames: Mapping[int, Frame], grid: VoxelGrid) -> Iterator[PlacedVertebra]:
     """Vertebrae in view, cranial to caudal, no two of which share a point."""
     earlier: list[PlacedVertebra] = []
-    for bone in vertebrae(subject, frames):
+    for above, bone in zip((None, *subject.levels), vertebrae(subject, frames), strict=False):
         evaluated = evaluate_bone(bone, grid)
         if evaluated is None:
             continue
+        joined = above in subject.fused
         for other in earlier:
-            # Fused vertebrae share a surface; others have a joint's gap between them.
-            gap_mm = 0.0 if other.bone.level in subject.fused else JOINT_MM
+            # A vertebra shares a surface with the one that it is fused with; others have a joint's gap between them.
+            gap_mm = 0.0 if joined and other.bone.level == above else JOINT_MM
             _keep_apart(*evaluated[:2], *other.evaluated[:2], grid, gap_mm)
-        _drop_crumbs(evaluated[1])
-        placed = PlacedVertebra(bone, evaluated, bool(earlier) and earlier[-1].bone.level in subject.fused)
+        _drop_crumbs(*evaluated[:2], grid)
+        placed = PlacedVertebra(bone, evaluated, joined)
         # Processes reach the next level but one at most.
         earlier = [*earlier[-1:], placed]
         yield placed
@@ -133,25 +136,27 @@ class BonePainter:
     trabeculae: Texture  # a few mm, longer along z
     patches: Texture  # of the cortex, about a centimetre
 
-    def bone(self, canvas: Array, evaluated: tuple[Box, Array, Array], density: float, *, joint: bool) -> None:
+    def bone(self, canvas: Array, bone: Bone, evaluated: Evaluated, *, joint: bool) -> None:
         """Lay a bone over the canvas: cartilage round it, cortex, then trabecular bone that is denser near the cortex.
 
         The profile, HU against depth, is that of masks on real scans: 1 mm inside the thin shell of a body bone is
         half as dense again as in its middle, and an arch stays dense through its whole thickness.
         """
-        box, distance, cortex = evaluated
+        box, distance, nearest = evaluated
         voxel = self.grid.voxel_mm
         under = canvas[box.slices]
         if joint:
             under += 0.7 * coverage(distance - JOINT_MM / 2, voxel) * (np.float32(75.0) - under)
         uneven = np.clip(self.patches.on(box), -2.0, 2.0)
-        stout = np.clip((cortex - 0.5) / 0.4, 0.0, 1.0)  # 0: the shell of a body, 1: an arch
-        shell = cortex * (0.72 - 0.46 * stout) * np.exp((0.45 + 0.5 * stout) * uneven)
+        cortex = np.array([part.cortex_mm for part in bone.parts], np.float32)[nearest]
+        # 0: the shell of a body, 1: an arch.
+        stout = np.array([part.compact for part in bone.parts], np.float32)[nearest]
+        shell = cortex * np.exp((0.45 + 0.5 * stout) * uneven)
         core = coverage(distance + shell, voxel)
         # Of a voxel that the core fills in part, the filled part lies half as deep as it is thick.
         depth = np.maximum(-distance - shell, np.float32(0.5 * voxel) * core)
         compact = np.float32(self.subject.cortical_hu)
-        trabecular = np.float32(self.subject.trabecular_hu * density)
+        trabecular = np.float32(self.subject.trabecular_hu * bone.density)
         share = (_DENSE_BODY + (_DENSE_ARCH - _DENSE_BODY) * stout) * (1.0 + 0.45 * uneven)
         # Dense trabecular bone leaves less to add.
         dense = 0.9 * compact * max(0.0, 1.0 - float(trabecular / (0.9 * compact))) ** 2 * share
@@ -179,18 +184,18 @@ class BonePainter:
         for bone in (*ribs(person, frames, trunk), *other_bones(person, frames, trunk)):
             evaluated = evaluate_bone(bone, grid)
             if evaluated is not None:
-                self.bone(canvas, evaluated, bone.density, joint=False)
+                self.bone(canvas, bone, evaluated, joint=False)
         for disc in discs(person, frames):
             lay(canvas, grid, disc.shape, person.disc_hu + 6.0, disc.frame)
             kernel = Ellipsoid((0.0, -1.0, 0.0), (0.3 * disc.shape.width, 0.3 * disc.shape.depth, 8.0))
             lay(canvas, grid, kernel, person.disc_hu - 8.0, disc.frame)
         for frame, slit in _vacua(person, frames):
-            lay(canvas, grid, slit, _GAS_HU, frame)
+            lay(canvas, grid, slit, _VACUUM_HU, frame)
         self.canal(canvas, frames)
         labels = np.zeros(grid.shape, dtype=np.uint8)
         for placed in placed_vertebrae(person, frames, grid):
             sacral = placed.bone.level == SACRUM
-            self.bone(canvas, placed.evaluated, placed.bone.density, joint=not (sacral or placed.joined))
+            self.bone(canvas, placed.bone, placed.evaluated, joint=not (sacral or placed.joined))
             if not sacral:
                 self.vein(canvas, placed.bone)
             box, distance, _ = placed.evaluated
@@ -209,7 +214,7 @@ class BonePainter:
 def _vacua(subject: Subject, frames: Mapping[int, Frame]) -> Iterator[tuple[Frame, Ellipsoid]]:
     """Slits of gas in the middle of worn discs."""
     for above, below in itertools.pairwise(subject.levels):
-        if above in subject.gas:
+        if above in subject.vacuum:
             upper, lower = subject.sizes[above], subject.sizes[below]
             middle = middle_frame(frames[above], frames[below], upper.height, lower.height)
             yield middle, Ellipsoid((0.0, 1.0, 0.0), (0.24 * upper.width, 0.22 * upper.depth, 0.16 * upper.disc + 0.3))
@@ -224,10 +229,17 @@ def _keep_apart(box: Box, distance: Array, other: Box, theirs: Array, grid: Voxe
     np.maximum(distance[mine], gap_mm - theirs[common.within(other)], out=distance[mine])
 
 
-def _drop_crumbs(distance: Array) -> None:
-    """Keep the largest piece of a bone: carving may cut a corner off."""
-    pieces, count = cc3d.connected_components((distance < 0).astype(np.uint8), connectivity=6, return_N=True)
-    if count > 1:
-        sizes = np.bincount(pieces.ravel())
-        sizes[0] = 0
-        np.copyto(distance, np.float32(FAR), where=(pieces != 0) & (pieces != int(sizes.argmax())))
+def _drop_crumbs(box: Box, distance: Array, grid: VoxelGrid) -> None:
+    """Keep the largest piece of a bone, for carving may cut a corner off, and those that the scan's border cut off."""
+    found, count = cc3d.connected_components((distance < 0).astype(np.uint8), connectivity=6, return_N=True)
+    if count < 2:
+        return
+    sizes = np.bincount(found.ravel())
+    sizes[0] = 0
+    kept = {0, int(sizes.argmax())}
+    for axis, (span, length) in enumerate(zip(box.slices, grid.shape, strict=True)):
+        faces = np.moveaxis(found, axis, 0)
+        for face, at_border in ((faces[0], span.start == 0), (faces[-1], span.stop == length)):
+            kept.update(np.unique(face).tolist() if at_border else ())
+    crumb = np.array([number not in kept for number in range(count + 1)])
+    np.copyto(distance, np.float32(FAR), where=crumb[found])

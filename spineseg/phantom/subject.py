@@ -8,7 +8,7 @@ from typing import Final, Literal
 import numpy as np
 
 from spineseg.phantom import variants
-from spineseg.phantom.column import draw_column
+from spineseg.phantom.column import Factors, draw_column
 from spineseg.phantom.curves import Bend
 from spineseg.phantom.difficulty import DIFFICULTIES, Rates
 from spineseg.phantom.draws import Draws
@@ -20,6 +20,10 @@ Sex = Literal["female", "male"]
 
 _FEMALE: Final = 0.90  # women's widths and heights a man's (Duman 2026, Chen 2011)
 _BALANCE: Final = 0.4  # correlation of kyphosis with lordosis (remembered: 0.3-0.5)
+# Spread of disc heights beyond that of all lengths, of a person's and of a single disc's, and of a person's canal: with
+# the size factor discs come to 17 %, lumbar ones to 1.2-1.9 mm, and canals to 1.2-2.3 mm, as published.
+_DISC_SDS: Final = (0.12, 0.10)
+_CANAL_SD: Final = 0.07
 
 
 @dataclass(frozen=True)
@@ -27,11 +31,12 @@ class Subject:
     """What a person is made of; all angles in degrees, HU of the tissues before the scanner.
 
     ``size`` is the one factor that scales every length (women's mean 0.95, men's 1.05); ``sizes`` holds each level's
-    own sizes, already scaled and with what his diseases did to them; ``levels`` are his own, cranial to caudal;
-    ``fused`` are those grown together with the next one below; ``gas`` those with a vacuum in the disc below;
+    own sizes, already scaled, with his own discs and canal and with what his diseases did to them; ``levels`` are his
+    own, cranial to caudal; ``fused`` are those grown together with the next one below; ``vacuum`` those with gas in the
+    disc below;
     ``sacralised`` is how far, 0 to 1, the last lumbar level has joined the sacrum; ``scoliosis`` holds one or two
     bends, caudal first, or none; ``variants`` names what is unusual about him. Lordosis and kyphosis are those that
-    he had before his ``fractures``.
+    he had before his ``fractures``; ``depth_ratio`` scales the trunk from front to back.
     """
 
     age_years: float
@@ -40,7 +45,7 @@ class Subject:
     sizes: Mapping[int, LevelSize]
     levels: tuple[int, ...]
     fused: frozenset[int]
-    gas: frozenset[int]
+    vacuum: frozenset[int]
     sacralised: float
     rib_pairs: int
     fractures: Mapping[int, Fracture]
@@ -58,12 +63,7 @@ class Subject:
     lung_hu: float
     disc_hu: float
     fat_mm: float
-    arm_ratio: float
-
-    @property
-    def spans(self) -> tuple[float, float]:
-        """Half width and depth of the trunk in mm."""
-        return 150.0 * self.size + 0.8 * self.fat_mm, 205.0 * self.size + 1.6 * self.fat_mm
+    depth_ratio: float
 
 
 def draw_subject(rng: np.random.Generator, difficulty: str) -> Subject:
@@ -82,11 +82,15 @@ def draw_subject(rng: np.random.Generator, difficulty: str) -> Subject:
     size = draws.normal(1.0, max(spread.size_sd**2 - apart**2, 1e-4) ** 0.5, 0.85, 1.15)
     size += -apart if sex == "female" else apart
     residuals = {level: draws.normal(1.0, spread.residual_sd, 0.9, 1.1) for level in ORDER}
+    usual = draws.normal(1.0, _DISC_SDS[0], 0.5, 1.5)
+    discs = {level: min(max(usual * draws.normal(1.0, _DISC_SDS[1], 0.5, 1.5), 0.5), 1.5) for level in ORDER}
+    canal = draws.normal(1.0, _CANAL_SD, 0.8, 1.2)
     trabecular = draws.normal(226.0 - 2.5 * (age - 25.0), spread.trabecular_sd, 30.0, 330.0)
 
     found = _draw_variants(draws, spread.variants, age, trabecular)
-    column = draw_column(draws, found, spread.cobb_deg, size, residuals)
-    # Who is hollow in the small of the back is round in the chest.
+    factors = {level: Factors(size * residuals[level], discs[level], canal) for level in ORDER}
+    column = draw_column(draws, found, spread.cobb_deg, factors)
+    # Who has more lordosis has more kyphosis.
     lordosis, kyphosis = draws.normal(0.0, 1.0, -3.0, 3.0), draws.normal(0.0, 1.0, -3.0, 3.0)
     kyphosis = _BALANCE * lordosis + math.sqrt(1 - _BALANCE**2) * kyphosis
     contrast = draws.happens(spread.contrast_share)
@@ -98,12 +102,12 @@ def draw_subject(rng: np.random.Generator, difficulty: str) -> Subject:
         sizes=column.sizes,
         levels=column.levels,
         fused=column.fused,
-        gas=column.gas,
+        vacuum=column.vacuum,
         sacralised=column.sacralised,
         rib_pairs=13 if "t13" in found else 11 if "t12_absent" in found else 12,
         fractures=column.fractures,
         hemivertebra=column.hemivertebra,
-        variants=found if column.gas else found - {"vacuum"},
+        variants=found if column.vacuum else found - {"vacuum"},
         lordosis_deg=min(max(36.8 + 13.2 * spread.curve_spread * lordosis, 5.0), 70.0),
         kyphosis_deg=min(max(33.0 + 0.3 * max(0.0, age - 40.0) + 9.0 * spread.curve_spread * kyphosis, 12.0), 70.0),
         cervical_deg=draws.normal(10.0, 10.0 * spread.curve_spread, -15, 35),
@@ -116,7 +120,7 @@ def draw_subject(rng: np.random.Generator, difficulty: str) -> Subject:
         lung_hu=draws.normal(-870, 20, -910, -800),
         disc_hu=draws.normal(88, 8, 70, 110),
         fat_mm=draws.uniform(8, 26),
-        arm_ratio=draws.uniform(0.9, 1.1),
+        depth_ratio=draws.uniform(0.9, 1.1),
     )
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from spineseg.phantom.abdomen import enhancement, muscles, upper_organs, vessels
 from spineseg.phantom.bones import Bone
 from spineseg.phantom.bowel import colon, small_bowel
-from spineseg.phantom.chest import breastbone, cartilages, chest_organs, lung_vessels
+from spineseg.phantom.chest import cartilages, chest_organs, lung_vessels, sternum
 from spineseg.phantom.head import head_organs, skull
 from spineseg.phantom.organ import Organ
 from spineseg.phantom.outline import Trunk
@@ -23,7 +23,7 @@ def other_bones(subject: Subject, frames: Mapping[int, Frame], trunk: Trunk) -> 
     yield from sacrum(subject, frames)
     yield from hips(subject, frames)
     yield from shoulders(subject, frames, trunk)
-    yield from breastbone(subject, frames, trunk)
+    yield from sternum(subject, frames, trunk)
     yield from skull(subject, frames)
 
 
@@ -48,7 +48,7 @@ def canal_path(subject: Subject, frames: Mapping[int, Frame], share: float) -> I
     places = []
     for level in subject.levels:
         size = subject.sizes[level]
-        back = -30.0 * size.width / 20 / 2 if level == level_id("C1") else -(size.depth + size.canal_depth) / 2 + 1.0
+        back = -30.0 * size.width / 20 / 2 if level == level_id("C1") else size.canal_y
         places.append((frames[level].world((0.0, back, 0.0)), size))
     for (a, first), (b, second) in itertools.pairwise(places):
         radii = [(share * v.canal_depth / 2, share * v.canal_width / 2) for v in (first, second)]

@@ -35,7 +35,11 @@ OSTEOPOROSIS_HU: Final = 100.0  # of L1's trabecular bone; below it: osteoporosi
 
 @dataclass(frozen=True)
 class Prior:
-    """Share of people with a variant: as ``published``, and ``oversampled``; ``aged``: at 60, and rising with age."""
+    """Share of people with a variant: as ``published``, and ``oversampled``; ``aged``: at 60, and rising with age.
+
+    The shares are of persons drawn, not of cases on disk: no layout has a value for T13 or L6, so that who has one in
+    view is replaced by another person (see ``scene.draw_scene``), and 0 % of the cases show either.
+    """
 
     published: float
     oversampled: float
@@ -135,7 +139,7 @@ def fractured(size: LevelSize, kind: FractureKind, grade: int, loss: float) -> t
     if kind == "wedge":
         broken = replace(size, height_anterior=size.height_anterior * (1 - loss))
     elif kind == "biconcave":
-        broken = replace(size, hollow=size.hollow + loss * size.height / 2)
+        broken = replace(size, concavity=size.concavity + loss * size.height / 2)
     else:
         broken = replace(
             size,

@@ -7,15 +7,19 @@ from typing import Final
 import numpy as np
 
 from spineseg.phantom.difficulty import DIFFICULTIES
+from spineseg.phantom.draws import Draws
 from spineseg.phantom.outline import Trunk
 from spineseg.phantom.shapes import Frame, Vec, VoxelGrid
 from spineseg.phantom.subject import Subject
-from spineseg.vertebrae import L6, SACRUM, T13, level_id
+from spineseg.vertebrae import SACRUM, level_id
 
 
 @dataclass(frozen=True)
 class View:
-    """A range of levels, how often it is scanned, how far below the last one it goes on (mm), and its half width."""
+    """A range of levels, how often it is scanned, how far below the last one it goes on (mm), and its half width.
+
+    The levels are ones that nobody lacks.
+    """
 
     top: str
     bottom: str
@@ -37,10 +41,16 @@ VIEWS: Final[dict[str, View]] = {
 }
 
 
+def view_at(share: float) -> View:
+    """The view at a place, 0 to 1, in the views by weight."""
+    ends = np.cumsum([view.weight for view in VIEWS.values()])
+    return list(VIEWS.values())[min(int(np.searchsorted(ends, share * ends[-1], side="right")), len(VIEWS) - 1)]
+
+
 def extent_mm(subject: Subject, frames: Mapping[int, Frame], level: int) -> tuple[Vec, Vec]:
     """World-aligned corners that hold the body and the arch of a vertebra without its transverse processes."""
     size, frame = subject.sizes[level], frames[level]
-    back = -size.depth / 2 - size.canal_depth - size.spinous_back - 3.0
+    back = size.canal_back - size.spinous_back - 4.0
     half = size.height / 2
     low = (-size.width / 2, back, -half - size.disc - 10)
     return frame.world_bounds(low, (size.width / 2, size.depth / 2, half + 6))
@@ -61,16 +71,15 @@ def field_of_view(
     about 1.15 mm (small), slices of 1 or 1.35 mm. Kaggle: 1.5 mm voxels over one of ``VIEWS``; ``full`` has the whole
     width of the trunk in all but the narrow ones.
     """
-    draws = [float(v) for v in rng.uniform(size=9)]
-    limit = DIFFICULTIES[difficulty].turn_deg
-    turn = round(float(np.clip(rng.normal(0.0, limit / 2), -limit, limit)), 2)
+    source, limit = Draws(rng), DIFFICULTIES[difficulty].turn_deg
+    draws = [source.uniform() for _ in range(7)]
+    turn = round(source.normal(0.0, limit / 2, -limit, limit), 2)
     placed = {level: frame.turned(turn) for level, frame in frames.items()}
     if layout == "csi2014":
         return _csi2014(draws, size, subject, placed, turn)
-    view = list(VIEWS.values())[int(np.searchsorted(np.cumsum(_WEIGHTS), draws[0] * sum(_WEIGHTS)))]
-    top, bottom = (_nearest(subject, name) for name in (view.top, view.bottom))
-    high = placed[top].origin[2] + 8.0 + 22.0 * draws[1]
-    low = placed[bottom].origin[2] - _between(view.below_mm, draws[2])
+    view = view_at(draws[0])
+    high = placed[level_id(view.top)].origin[2] + 8.0 + 22.0 * draws[1]
+    low = placed[level_id(view.bottom)].origin[2] - _between(view.below_mm, draws[2])
     seen = [level for level in subject.levels if low < placed[level].origin[2] < high]
     corners = [extent_mm(subject, placed, level) for level in seen]
     front = max(c[1][1] for c in corners) + 16.0 + 24.0 * draws[5]
@@ -95,25 +104,16 @@ def broad_heights(frames: Mapping[int, Frame]) -> tuple[float, float]:
 
 
 _KAGGLE_MM: Final = 1.5
-_WEIGHTS: Final = [view.weight for view in VIEWS.values()]
 
 
 def _between(ends: tuple[float, float], share: float) -> float:
     return ends[0] + (ends[1] - ends[0]) * share
 
 
-def _nearest(subject: Subject, name: str) -> int:
-    """A level of the person's own, the wanted one or, when he lacks it, its next of kin."""
-    wanted = level_id(name)
-    return min((level for level in subject.levels if level != T13), key=lambda level: abs(level - wanted))
-
-
 def _csi2014(
     draws: list[float], size: str, subject: Subject, placed: Mapping[int, Frame], turn_deg: float
 ) -> VoxelGrid:
-    labelled = [
-        level for level in subject.levels if (level >= level_id("T1") and level != SACRUM) or level in (L6, T13)
-    ]
+    labelled = [level for level in subject.levels if level >= level_id("T1") and level != SACRUM]
     corners = [extent_mm(subject, placed, level) for level in labelled]
     back, front = min(c[0][1] for c in corners) - 6.0, max(c[1][1] for c in corners) + 8.0
     # T1 and L5 lie wholly inside; some of C7 and S1 is seen, and not labelled.

@@ -9,10 +9,12 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from spineseg.phantom.bones import Bone
+from spineseg.phantom import skeleton
+from spineseg.phantom.bones import Bone, Part
+from spineseg.phantom.column import Factors
 from spineseg.phantom.curves import spine_frames
-from spineseg.phantom.shapes import Array, Box, Frame, VoxelGrid
-from spineseg.phantom.skeleton import placed_vertebrae, shared
+from spineseg.phantom.shapes import WORLD, Array, Box, Ellipsoid, Frame, VoxelGrid
+from spineseg.phantom.skeleton import JOINT_MM, placed_vertebrae, shared
 from spineseg.phantom.subject import Subject, draw_subject
 from spineseg.vertebrae import SACRUM, level_id
 
@@ -68,6 +70,27 @@ def test_every_level_is_one_piece_in_its_place(any_column: Column) -> None:
         assert cc3d.connected_components(mask, connectivity=26, return_N=True)[1] == 1, level
         heights.append(np.nonzero(mask)[2].mean())
     assert (np.diff(heights) < 0).all()
+    assert bodies(any_column) == {*any_column.subject.levels} - {level_id("C1")}
+
+
+def bodies(column: Column) -> set[int]:
+    """Levels whose label is found in the middle of their body."""
+    found = set[int]()
+    for level, frame in column.frames.items():
+        i, j, k = np.rint((np.array(frame.origin) - column.grid.origin) / VOXEL_MM).astype(int)
+        found |= {level} & {int(column.labels[i, j, k])}
+    return found
+
+
+@pytest.mark.parametrize(("disc", "canal"), [(0.5, 1.2), (1.5, 0.8)])
+def test_levels_are_whole_at_the_ends_of_the_ranges_of_discs_and_canals(disc: float, canal: float) -> None:
+    person = drawn("easy", 5)
+    one = Factors(1.0, disc, canal)
+    found = voxelised(replace(person, sizes={level: one.scaled(row) for level, row in person.sizes.items()}))
+    for level in person.levels:
+        mask = (found.labels == level).astype(np.uint8)
+        assert cc3d.connected_components(mask, connectivity=26, return_N=True)[1] == 1, level
+    assert bodies(found) == {*person.levels} - {level_id("C1")}
 
 
 def test_no_point_lies_in_two_vertebrae_before_rasterising(any_column: Column) -> None:
@@ -86,7 +109,7 @@ def test_the_canal_is_open_from_c1_to_s1(any_column: Column) -> None:
     places = []
     for level in subject.levels:
         size = subject.sizes[level]
-        back = -0.75 * size.width if level == level_id("C1") else -(size.depth + size.canal_depth) / 2 + 1.0
+        back = -0.75 * size.width if level == level_id("C1") else size.canal_y
         places.append(np.array(frames[level].world((0.0, back, 0.0))))
     for upper, lower in itertools.pairwise(places):
         for share in np.linspace(0, 1, 40):
@@ -101,7 +124,7 @@ def test_rings_close_around_the_canal(any_column: Column) -> None:
     subject, frames = any_column.subject, any_column.frames
     for level in (level for level in RINGS if level in subject.levels):
         size, frame = subject.sizes[level], frames[level]
-        center = -0.75 * size.width if level == level_id("C1") else -(size.depth + size.canal_depth) / 2 + 1.0
+        center = -0.75 * size.width if level == level_id("C1") else size.canal_y
         u, v = np.meshgrid(np.arange(-45, 45.5, 1.0), np.arange(center - 40, center + 45.5, 1.0), indexing="ij")
         shadow = np.zeros(u.shape, bool)
         for w in np.arange(-size.height / 2 - size.disc - 6, size.height / 2 + size.disc + 6, 1.0):
@@ -127,7 +150,7 @@ def test_bones_are_symmetric_where_the_spine_is_straight() -> None:
 
 @pytest.mark.parametrize("level", ["T8", "L2"])
 def test_shapes_of_disease(level: str) -> None:
-    """Hollow end plates take bone from the middle, spurs add it at the edge, a lateral wedge leans to one side."""
+    """Concave end plates take bone from the middle, spurs add it at the edge, a lateral wedge leans to one side."""
     person, at = drawn("easy", 5), level_id(level)
 
     def body(**changes: float) -> tuple[NDArray[np.bool_], Column]:
@@ -136,7 +159,7 @@ def test_shapes_of_disease(level: str) -> None:
         return found.labels == at, found
 
     plain, reference = column("easy").labels == at, column("easy")
-    assert body(hollow=4.0)[0].sum() < 0.97 * plain.sum()
+    assert body(concavity=4.0)[0].sum() < 0.97 * plain.sum()
     assert body(osteophyte=4.0)[0].sum() > 1.02 * plain.sum()
     leaning, _ = body(lateral=10.0)
     middle = plain.shape[0] // 2
@@ -156,6 +179,29 @@ def test_fused_levels_meet_and_others_do_not() -> None:
 
     assert faces(above, below) > 200
     assert faces(above - 1, above) < 40 and faces(below, below + 1) < 40
+
+
+def test_a_fused_level_keeps_its_distance_from_the_next_but_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    levels = (level_id("T8"), level_id("T9"), level_id("T10"))
+    person = replace(drawn("easy", 5), levels=levels, fused=frozenset(levels[:1]))
+    # Both the lower balls overlap the first, whose level is fused with the second.
+    places = ((0.0, 0.0, 0.0), (0.0, 15.0, 0.0), (0.0, -15.0, 0.0))
+    balls = [
+        Bone(WORLD, (Part(Ellipsoid(place, (10.0, 10.0, 10.0)), 0.3, 0.0),), level=level)
+        for place, level in zip(places, levels, strict=True)
+    ]
+    monkeypatch.setattr(skeleton, "vertebrae", lambda *_: balls)
+    grid = VoxelGrid((60, 110, 60), (0.5, 0.5, 0.5), (-14.75, -27.25, -14.75))
+    first, second, third = (placed.evaluated for placed in placed_vertebrae(person, dict.fromkeys(levels, WORLD), grid))
+
+    def least_gap(box: Box, distance: Array) -> float:
+        common = shared(first[0], box, grid)
+        assert common is not None
+        mine, theirs = first[1][common.within(first[0])], distance[common.within(box)]
+        return float((np.maximum(mine, 0.0) + np.maximum(theirs, 0.0)).min())
+
+    assert least_gap(*second[:2]) < 0.01
+    assert least_gap(*third[:2]) == pytest.approx(JOINT_MM, abs=0.01)
 
 
 def test_a_sacralised_level_has_stout_wings_that_others_have_not() -> None:

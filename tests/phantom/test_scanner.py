@@ -11,10 +11,12 @@ from spineseg.phantom import DifficultyName, PhantomOptions, SimulatedCase, simu
 from spineseg.phantom.curves import spine_frames
 from spineseg.phantom.difficulty import DIFFICULTIES
 from spineseg.phantom.metal import Implant, draw_implants, lay_metal
+from spineseg.phantom.outline import build_trunk
 from spineseg.phantom.scanner import Settings, draw_settings, point_spread, scan, slice_profile
-from spineseg.phantom.shapes import WORLD, Array, Limb, VoxelGrid
+from spineseg.phantom.shapes import WORLD, Array, Limb, VoxelGrid, coverage
 from spineseg.phantom.subject import draw_subject
-from spineseg.phantom.views import VIEWS, broad_heights
+from spineseg.phantom.views import VIEWS, broad_heights, field_of_view, view_at
+from spineseg.vertebrae import level_id
 
 GRID = VoxelGrid((64, 64, 40), (0.8, 0.8, 1.5), (0.0, 0.0, 0.0))
 PLAIN = Settings("standard", 1.0, 0.0, 1.5, 1.5, 20.0, 0.0, 0.0, 1.0, 0.0, None)
@@ -88,7 +90,7 @@ def test_point_spread_keeps_mass_and_has_its_width() -> None:
 def test_slice_profile_is_as_wide_as_the_slice_and_keeps_mass() -> None:
     spread = canvas()
     spread[:, :, 20] = 100.0
-    slice_profile(spread, GRID, replace(PLAIN, slice_mm=4.5))
+    slice_profile(spread, replace(GRID, spacing=(1.5, 1.5, 1.5)), replace(PLAIN, slice_mm=4.5))
     assert np.allclose(spread[5, 5, 18:23], [0, 100 / 3, 100 / 3, 100 / 3, 0], atol=0.5)
     resampled = canvas()
     resampled[:, :, 12:30] = 100.0
@@ -96,6 +98,22 @@ def test_slice_profile_is_as_wide_as_the_slice_and_keeps_mass() -> None:
     assert resampled[5, 5].sum() == pytest.approx(1800, rel=0.08)
     # What lies between two scanned slices is their interpolation: the edge is wider than the slice.
     assert ((resampled[5, 5] > 1) & (resampled[5, 5] < 99)).sum() > 2 * 5.0 / 1.5
+
+
+@pytest.mark.parametrize("pixel", [1.5, 0.4])
+def test_slices_are_as_thick_as_stated_whatever_the_pixels(pixel: float) -> None:
+    """The variance of an edge across z is that of the slice's box, found by moving the edge through a slice."""
+    grid, thick = VoxelGrid((1, 1, 41), (pixel, pixel, 1.5), (0.0, 0.0, -30.0)), 4.5
+    places, values = [], []
+    for edge in np.arange(-0.75, 0.75, 0.05):
+        column = 100.0 * coverage((np.float32(edge) - grid.axis(2))[None, None], grid.voxel_mm)
+        slice_profile(column, grid, replace(PLAIN, slice_mm=thick))
+        places.append(grid.axis(2) - edge)
+        values.append(column[0, 0] / 100.0)
+    order = np.argsort(np.concatenate(places))
+    place, value = np.concatenate(places)[order], np.concatenate(values)[order]
+    variance = float((np.diff(value) * ((place[1:] + place[:-1]) / 2) ** 2).sum())
+    assert variance == pytest.approx(thick**2 / 12, rel=0.03)
 
 
 def test_sharp_kernels_overshoot_and_smooth_ones_do_not() -> None:
@@ -171,11 +189,39 @@ def test_turning_the_person_moves_labels_but_not_volumes() -> None:
     assert np.allclose(middles[1], WORLD.turned(15.0).world(middles[0]), atol=0.3)
 
 
-def test_views_are_all_possible_and_the_shares_add_up() -> None:
-    assert sum(view.weight for view in VIEWS.values()) == pytest.approx(1.0)
+def test_views_are_as_frequent_as_stated_and_show_their_levels() -> None:
+    shares = np.linspace(0, 1, 1000, endpoint=False)
+    found = [view_at(float(share)) for share in shares]
+    for view in VIEWS.values():
+        assert found.count(view) / 1000 == pytest.approx(view.weight, abs=0.002)
+    subject = draw_subject(generator(), "default")
+    frames = spine_frames(subject)
+    trunk = build_trunk(subject, frames, generator(1))
+    seen = set[str]()
+    for seed in range(40):
+        grid = field_of_view(generator(seed), "kaggle", "small", "default", subject, frames, trunk)
+        view = view_at(generator(seed).random())
+        heights = grid.axis(2)
+        for name in (view.top, view.bottom):
+            assert heights[0] < frames[level_id(name)].origin[2] < heights[-1]
+        seen.add(view.top + view.bottom)
+    assert len(seen) >= 5
+
+
+def test_shoulders_and_hips_lie_above_and_below_the_loins() -> None:
     frames = spine_frames(draw_subject(generator(), "default"))
     shoulders, hips = broad_heights(frames)
-    assert shoulders > frames[20].origin[2] > hips
+    assert shoulders > frames[level_id("L1")].origin[2] > hips
+
+
+def test_settings_take_as_much_from_the_generator_whatever_is_drawn() -> None:
+    words = set()
+    for seed in range(300):
+        rng, counted = generator(seed), np.random.PCG64(seed)
+        draw_settings(rng, "kaggle", "hard", GRID)
+        count = next(n for n in range(100) if counted.state == rng.bit_generator.state or not counted.advance(1))
+        words.add(count)
+    assert words == {12}
 
 
 def test_a_case_is_a_pure_function_of_seed_and_index(kaggle_case: SimulatedCase) -> None:

@@ -24,7 +24,7 @@ SHAPES: list[Shape] = [
     Ellipsoid((1.0, 2.0, -3.0), (12.0, 7.0, 9.0)),
     Limb((-8.0, 0.0, 2.0), (9.0, 4.0, 6.0), (5.0, 3.0), (3.0, 4.0)),
     Body(40.0, 32.0, 26.0, 24.0),
-    Body(24.0, 16.0, 13.0, 12.0, lips=3.0),
+    Body(24.0, 16.0, 13.0, 12.0, uncinate=3.0),
 ]
 
 
@@ -48,6 +48,24 @@ def test_bounds_hold_the_solid_and_distances_are_first_order(shape: Shape) -> No
     slope = np.sqrt(sum(g**2 for g in np.gradient(distance, 0.6)))
     near = slope[np.abs(distance) < 0.5]
     assert abs(float(np.median(near)) - 1.0) < 0.1
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        Body(44.8, 35.2, 27.0, 27.0, concavity=0.8, waist=0.12, power=2.5),
+        Body(26.2, 26.0, 18.5, 17.3, concavity=0.6, waist=0.11, power=2.15),
+        Body(23.0, 15.5, 12.5, 12.0, concavity=0.5, waist=0.02, power=2.6, uncinate=3.6),
+    ],
+)
+def test_a_body_is_as_wide_and_deep_as_stated(body: Body) -> None:
+    heights = np.arange(-20, 20, 0.1, dtype=np.float32)
+    for size, across in ((body.width, True), (body.depth, False)):
+        along = np.arange(-30, 30, 0.05, dtype=np.float32)[:, None]
+        still = np.zeros((1, 1), np.float32)
+        x, y = (along, still) if across else (still, along)
+        inside = (body.distance(x, y, heights[None] + 0 * along) < 0).any(axis=1)
+        assert float(np.ptp(along[inside])) == pytest.approx(size, abs=0.2)
 
 
 def test_partial_volume_gives_the_volume_of_an_ellipsoid_on_coarse_voxels() -> None:

@@ -4,15 +4,17 @@ import collections
 import itertools
 import json
 import math
+import tracemalloc
 from dataclasses import replace
 from functools import cache
 
 import numpy as np
 import pytest
 
-from spineseg.phantom.curves import lean_of, measured_curves, spine_frames, thoracic_end, tilt_of, tilts
+from spineseg.phantom.curves import lean_of, measured_curves, spine_frames, thoracic_end, tilts
 from spineseg.phantom.difficulty import DIFFICULTIES
-from spineseg.phantom.facts import subject_facts, view_facts
+from spineseg.phantom.facts import levels_in, subject_facts, view_facts
+from spineseg.phantom.shapes import Frame
 from spineseg.phantom.subject import Subject, draw_subject
 from spineseg.phantom.variants import (
     GRADES,
@@ -35,6 +37,11 @@ NAMES = tuple(DIFFICULTIES)
 
 def generator(seed: int) -> np.random.Generator:
     return np.random.Generator(np.random.PCG64(seed))
+
+
+def tilt_of(frame: Frame) -> float:
+    """Tilt of a frame's z axis to the right as a frontal picture shows it, degrees."""
+    return math.degrees(math.atan2(frame.axes[2][0], frame.axes[2][2]))
 
 
 @cache
@@ -109,6 +116,22 @@ def test_age_sex_and_bone_go_together() -> None:
     assert np.std(ratios) == pytest.approx(0.03, abs=0.004)
 
 
+def test_discs_and_canals_differ_between_people_as_published() -> None:
+    drawn = people("easy", 400)
+
+    def spread(name: str, *levels: str) -> float:
+        return float(np.mean([np.std([getattr(person.sizes[level_id(v)], name) for person in drawn]) for v in levels]))
+
+    assert 1.2 < spread("disc", "L1", "L2", "L3", "L4", "L5") < 1.9
+    assert 0.7 < spread("disc", "T8", "T9", "T10", "T11", "T12") < 1.3
+    assert 1.2 < spread("canal_depth", "C5", "T6", "L3") < 2.3
+    assert 1.5 < spread("canal_width", "C5", "T6", "L3") < 4.0
+    shares = np.array([[p.sizes[v].disc / p.size / typical_sizes(p.levels)[v].disc for v in (15, 22)] for p in drawn])
+    assert shares.min() > 0.4 and shares.max() < 1.7 and shares.mean() == pytest.approx(1.0, abs=0.02)
+    # High discs go together in a person, and not wholly.
+    assert 0.3 < np.corrcoef(shares.T)[0, 1] < 0.8
+
+
 def test_curves_lie_round_the_published_means() -> None:
     whole = [person for person in people("default", 2000) if not person.fractures]
     found = [measured_curves(person.levels, spine_frames(person)) for person in whole]
@@ -159,8 +182,11 @@ def test_frames_follow_any_column(difficulty: str) -> None:
         assert person.levels[0] == 1 and person.levels[-1] == SACRUM
         for above, below in itertools.pairwise(person.levels):
             upper, lower = person.sizes[above], person.sizes[below]
-            pitch = float(np.linalg.norm(np.subtract(frames[above].origin, frames[below].origin)))
-            assert pitch == pytest.approx(upper.height / 2 + upper.rim_gap + lower.height / 2, rel=1e-6)
+            # Between the end plates' middles lies a disc, whatever wedges, hollows and tilts the bodies.
+            top = frames[above].world((0.0, 0.0, -upper.height / 2))
+            bottom = frames[below].world((0.0, 0.0, lower.height / 2))
+            assert 0.0 < math.dist(top, bottom) < upper.disc + 1.5, (level_name(above), upper.disc)
+            assert top[2] > bottom[2]
             if above in person.fused:
                 assert 1.0 <= upper.disc <= 2.0
         for frame in frames.values():
@@ -200,7 +226,7 @@ def test_fractures_have_the_height_of_their_grade_and_bend_the_spine() -> None:
             scale = size.width / normal.width
             front = 1 - size.height_anterior / scale / normal.height_anterior
             back = 1 - size.height_posterior / scale / normal.height_posterior
-            middle = 2 * size.hollow / size.height
+            middle = 2 * size.concavity / size.height
             expected = {
                 "wedge": (fracture.loss, 0.0, 0.0),
                 "biconcave": (0.0, 0.0, fracture.loss),
@@ -242,11 +268,20 @@ def test_facts_are_plain_json_and_name_what_was_drawn() -> None:
         assert json.loads(json.dumps(facts)) == facts
         assert person.variants <= set(facts["variants"])
         assert facts["fractures"].keys() == {level_name(level) for level in person.fractures}
-        assert len(facts["fused"]) == len(person.fused) and len(facts["gas"]) == len(person.gas)
+        assert len(facts["fused"]) == len(person.fused) and len(facts["vacuum"]) == len(person.vacuum)
         assert ("osteoporosis" in facts["variants"]) == (person.trabecular_hu < 100)
         assert [bend["cobb_deg"] for bend in facts["curves"]["scoliosis"]] == [
             round(abs(bend.cobb_deg), 2) for bend in person.scoliosis
         ]
+
+
+def test_levels_in_view_are_found_without_a_larger_copy() -> None:
+    labels = np.zeros((64, 64, 512), np.uint8)
+    labels[3, 4, 5], labels[60, 1, 2] = 20, SACRUM
+    tracemalloc.start()
+    assert levels_in(labels) == {20, SACRUM}
+    assert tracemalloc.get_traced_memory()[1] < labels.nbytes / 2
+    tracemalloc.stop()
 
 
 def test_view_facts_name_the_levels_in_view_and_those_at_its_border() -> None:
