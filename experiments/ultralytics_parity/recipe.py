@@ -28,7 +28,7 @@ class Recipe:
     brightness: float = 0.4
     scale: float = 0.2
     translate: float = 0.05
-    masks: str = "bitmap"  # what ours trains on; polygon: outlines as YOLO's converters write them, as theirs does
+    masks: str = "polygon"  # what ours trains on: outlines as YOLO's converters write them, as theirs does; or bitmap
 
     @classmethod
     def read(cls, work: Path) -> "Recipe":
