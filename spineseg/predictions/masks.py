@@ -104,13 +104,9 @@ def hulls(masks: Sequence[Rle]) -> Floats:
 
 def mask_iou(first: Sequence[Rle], second: Sequence[Rle]) -> Floats:
     """Intersection over union of each pair: (N, M)."""
-    return _pairwise(first, second, crowd=False)
-
-
-def intersections_px(first: Sequence[Rle], second: Sequence[Rle]) -> Floats:
-    """Common area of each pair in pixels: (N, M)."""
-    # COCO's crowd rule divides the intersection by the first mask's area.
-    return np.rint(_pairwise(first, second, crowd=True) * areas_px(first)[:, None])
+    if len(first) == 0 or len(second) == 0:
+        return np.zeros((len(first), len(second)))
+    return np.asarray(coco.iou(list(first), list(second), [0] * len(second)), np.float64)
 
 
 def box_iou(first: Floats, second: Floats) -> Floats:
@@ -125,12 +121,6 @@ def box_iou(first: Floats, second: Floats) -> Floats:
     common = rows * np.maximum(np.minimum(z1, w1) - np.maximum(z0, w0), 0)
     union = (y1 - y0) * (z1 - z0) + (v1 - v0) * (w1 - w0) - common
     return cast(Floats, np.divide(common, union, out=np.zeros_like(common), where=union > 0))
-
-
-def _pairwise(first: Sequence[Rle], second: Sequence[Rle], *, crowd: bool) -> Floats:
-    if len(first) == 0 or len(second) == 0:
-        return np.zeros((len(first), len(second)))
-    return np.asarray(coco.iou(list(first), list(second), [int(crowd)] * len(second)), np.float64)
 
 
 def _counts(text: str) -> NDArray[np.int64]:
