@@ -101,6 +101,8 @@ def test_fragments_and_crumbs() -> None:
     volume.array[3, 3, 38:40] = 17
     findings = judge(volume).findings
     assert findings == ("fragments: L1 2 parts, largest 62%", "crumb: T10 2 voxels, 0.00 ml")
+    cut = check_levels(level_shapes(volume), volume.affine, range(1, 25), None, cut=(20,))
+    assert cut.findings == ("crumb: T10 2 voxels, 0.00 ml",), "the border may leave parts of a vertebra"
 
 
 def test_cut_levels_after_padding_is_removed() -> None:

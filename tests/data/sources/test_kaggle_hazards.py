@@ -17,7 +17,7 @@ from spineseg.data.sources.kaggle import FOLDER, Kaggle
 from spineseg.simulate import simulate_set
 
 # The set's own values; the simulated case shows T4 (11) to L1 (20) whole, more at its ends.
-T5, T7, T8, T9, T10, L3, S1 = 12, 14, 15, 16, 17, 22, 25
+T5, T7, T8, T9, T10, T12, S1 = 12, 14, 15, 16, 17, 19, 25
 Values = NDArray[np.uint8]
 
 
@@ -115,7 +115,7 @@ def test_nothing_is_said_of_a_sound_case(simulated: Path) -> None:
         (lambda v: np.where((v > T8) & (v < S1), v + 1, np.where(v == S1, 0, v)), "shifted", "T8 and T10"),
         (lambda v: np.where(v == T9, 0, v), "gap", "no T9"),
         (lambda v: np.where(v == T9, 0, np.where((v > T9) & (v < S1), v - 1, v)), "distance", "T8 and T9"),
-        (lambda v: np.where(v == L3, T5, v), "apart", "T5"),
+        (lambda v: np.where(v == T12, T5, v), "apart", "T5"),
         (lambda v: np.where(v == T9, T8, np.where(v == T8, T9, v)), "order", "T8 lies below T9"),
         (alphabetical, "order", "lies below"),
     ],
@@ -182,7 +182,7 @@ def test_grids_values_and_headers(planted) -> None:
     off[2, 3] = 3.0
     check(change("mask_affine", lambda p: p.mask_affine + off), "lie up to 3.00 mm from those of case_0007.nii")
     check(change("mask", lambda p: p.mask[:, :-1]), "belongs to another image")
-    check(change("mask", lambda p: np.where(p.mask == S1, 26, p.mask)), "unknown label 26")
+    check(change("mask", lambda p: np.where(p.mask == T10, 26, p.mask)), "unknown label 26")
     check(change("mask", lambda p: p.mask * np.float32(0.5)), "labels are not whole numbers")
     check(change("image", lambda p: p.image + np.int16(1024)), "data.source.hu_offset")
 
