@@ -13,6 +13,7 @@ import torch
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.loggers import Logger
 
+from spineseg.processors import processors
 from spineseg.targets import build, plain
 
 # What a processor must have for bf16 to be faster than float32, as /proc/cpuinfo names it.
@@ -86,8 +87,3 @@ def training_threads(workers: int, trainer: lightning.Trainer) -> Iterator[None]
         yield
     finally:
         torch.set_num_threads(threads)
-
-
-def processors() -> int:
-    """Processors that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

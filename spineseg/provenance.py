@@ -14,6 +14,7 @@ from typing import Any
 from spineseg import __version__
 from spineseg.costs import peak_memory
 from spineseg.data.files import read_json, write_json
+from spineseg.processors import processors
 from spineseg.runs import TRAIN, Run
 
 PROVENANCE_FORMAT = "provenance 1"
@@ -102,7 +103,7 @@ def hardware() -> dict[str, Any]:
     found: dict[str, Any] = {
         "system": f"{platform.system()} {platform.machine()}",
         "processor": _processor(),
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "cores": processors(),
         "memory_gb": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9, 1),
     }
     torch = sys.modules.get("torch")  # a program that did not need it must not wait for it here

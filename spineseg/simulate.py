@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from spineseg.config import program
 from spineseg.errors import ConfigError, DataError, FormatError
+from spineseg.processors import processors
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -181,10 +182,8 @@ def _default_workers(size: str) -> int:
     """One a core, as many as the memory holds that is free or can be freed."""
     import psutil
 
-    # As ``hardware.processors``, which would import Lightning here. macOS and Windows have no affinity.
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     free_gb = psutil.virtual_memory().available / 1e9
-    return max(1, min(cores, int(free_gb / _CASE_GB[size])))
+    return max(1, min(processors(), int(free_gb / _CASE_GB[size])))
 
 
 def _simulate_one(partial: Path, options: Any, seed: int, index: int) -> None:

@@ -18,6 +18,7 @@ from spineseg.data.sources.base import Source
 from spineseg.data.store import STORE_FORMAT, Resampling, build_case, spacing_key
 from spineseg.errors import DataError
 from spineseg.geometry import SpacingMm
+from spineseg.processors import processors
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,7 @@ def run_jobs(jobs: Sequence[Job], workers: int | None, done: Callable[[Job, Repo
     Raises:
         DataError: a worker was killed.
     """
-    count = min(len(jobs), workers if workers is not None else len(os.sched_getaffinity(0)))
+    count = min(len(jobs), workers if workers is not None else processors())
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns) as progress:
         task = progress.add_task("preparing", total=len(jobs))

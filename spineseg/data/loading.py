@@ -20,7 +20,7 @@ from spineseg.data.splits import Split
 from spineseg.data.store import Resampling, StoredCase, open_store
 from spineseg.errors import ConfigError
 from spineseg.geometry import SpacingMm
-from spineseg.hardware import processors
+from spineseg.processors import processors
 from spineseg.progress import position
 
 

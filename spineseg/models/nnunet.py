@@ -27,7 +27,6 @@ from spineseg.data.prepared import Prepared
 from spineseg.data.sources import Source
 from spineseg.data.splits import Split
 from spineseg.errors import ConfigError
-from spineseg.hardware import processors
 from spineseg.models.nnunet_raw import MOST_THREADS, raw_key, write_raw
 from spineseg.models.nnunet_settings import (
     PARTS,
@@ -37,6 +36,7 @@ from spineseg.models.nnunet_settings import (
     to_ours,
     to_theirs,
 )
+from spineseg.processors import processors
 
 Preset = Literal["plain", "resenc_m", "resenc_l"]
 

@@ -17,7 +17,7 @@ from spineseg.data.sources import Source
 from spineseg.data.splits import Split
 from spineseg.errors import ConfigError
 from spineseg.geometry import canonical
-from spineseg.hardware import processors
+from spineseg.processors import processors
 from spineseg.vertebrae import level_name
 from spineseg.volumes import write_volume
 

@@ -14,6 +14,7 @@ from typing import Any
 from omegaconf import DictConfig
 
 from spineseg.errors import ConfigError
+from spineseg.processors import processors
 from spineseg.studies.processes import die_with_parent
 from spineseg.studies.running import Stop
 from spineseg.studies.workers import Worker, WorkerSettings
@@ -183,16 +184,11 @@ def _share(number: int, workers: int) -> dict[str, str]:
     """One worker's part of the machine: processors, and a GPU of its own where there are several."""
     share = {}
     if "OMP_NUM_THREADS" not in os.environ and workers > 1:
-        share["OMP_NUM_THREADS"] = str(max(1, _processors() // workers))
+        share["OMP_NUM_THREADS"] = str(max(1, processors() // workers))
     cards = _cards()
     if len(cards) > 1:
         share["CUDA_VISIBLE_DEVICES"] = cards[number % len(cards)]
     return share
-
-
-def _processors() -> int:
-    # As `hardware.processors`, which would import torch.
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _cards() -> list[str]:
