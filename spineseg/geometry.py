@@ -141,6 +141,18 @@ def restore(volume: Volume, native: Grid) -> Volume:
     return Volume(apply_orientation(volume.array, back), native.affine)
 
 
+def label_counts(labels: NDArray[np.integer], count: int) -> NDArray[np.int64]:
+    """Voxels of each value from 0 to ``count`` − 1 (count,); plane by plane, since counting takes 8 bytes a voxel.
+
+    >>> label_counts(np.array([[0, 2], [2, 2]]), 4).tolist()
+    [1, 0, 3, 0]
+    """
+    total = np.zeros(count, np.int64)
+    for plane in labels:
+        total += np.bincount(plane.ravel(), minlength=count)
+    return total
+
+
 def _orientation(affine: Affine) -> NDArray[np.float64]:
     orientation = io_orientation(affine)
     if np.isnan(orientation).any():

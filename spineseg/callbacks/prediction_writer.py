@@ -11,13 +11,13 @@ from numpy.typing import NDArray
 from spineseg.costs import CaseMeter
 from spineseg.data.scans import ScanBatch, failure_reason
 from spineseg.errors import DataError
-from spineseg.geometry import Affine, Grid, Volume, canonical_grid, restore
+from spineseg.geometry import Affine, Grid, Volume, canonical_grid, label_counts, restore
 from spineseg.predictions.centres import label_centres_mm
 from spineseg.predictions.forecast import out_of_memory
 from spineseg.predictions.instances import SliceInstances, exclusive
 from spineseg.predictions.labelling import LabellingSettings
 from spineseg.predictions.lifting import lift
-from spineseg.predictions.naming import most_probable, name_objects, sizes
+from spineseg.predictions.naming import most_probable, name_objects
 from spineseg.predictions.store import PredictionWriter, SliceKind
 from spineseg.vertebrae import in_convention, level_name
 
@@ -169,7 +169,7 @@ def confidences(
         objects: (X, Y, Z), numbers of objects, 1 to N.
         scores: (N,) of the objects.
     """
-    volumes = sizes(objects, len(values)).astype(np.float64)
+    volumes = label_counts(objects, len(values)).astype(np.float64)
     volumes[0] = 0
     weighted = volumes * np.concatenate([[0.0], scores])
     present = np.unique(values[volumes > 0])

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import ndimage
 
-from spineseg.geometry import Affine, Volume, index_to_mm
+from spineseg.geometry import Affine, Volume, index_to_mm, label_counts
 from spineseg.metrics.localisation import body_centre_mm
 from spineseg.metrics.overlap import Confusion, content_box
 
@@ -103,9 +103,9 @@ def _crop(
     if not levels:
         return EdgeDecision("crop", (), gone, (), found)
     slab = extent_mm(np.isin(reference.array, levels), reference.affine)
-    whole = np.bincount(prediction.array.ravel(), minlength=max(found, default=0) + 1)
+    whole = label_counts(prediction.array, max(found, default=0) + 1)
     scored = within(prediction, slab).array
-    inside = np.bincount(scored.ravel(), minlength=len(whole))
+    inside = label_counts(scored, len(whole))
     # A cut level may lie mostly inside the slab (a process at a lateral face): what finds it is no spurious level.
     on_cut, on_uncut = (
         np.bincount(scored[np.isin(reference.array, labels)], minlength=len(whole)) for labels in (gone, levels)

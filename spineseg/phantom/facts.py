@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from spineseg.geometry import label_counts
 from spineseg.phantom.curves import measured_curves, tilts
 from spineseg.phantom.shapes import Frame
 from spineseg.phantom.subject import Subject
@@ -61,11 +62,8 @@ def subject_facts(subject: Subject, frames: Mapping[int, Frame]) -> dict[str, An
 
 
 def levels_in(labels: NDArray[np.uint8]) -> set[int]:
-    """The values of a label map but 0; a slab at a time, for NumPy counts in 64-bit copies."""
-    found = set[int]()
-    for slab in labels:
-        found.update(np.flatnonzero(np.bincount(slab.ravel())).tolist())
-    return found - {0}
+    """The values of a label map but 0."""
+    return set(np.flatnonzero(label_counts(labels, 256)).tolist()) - {0}
 
 
 def view_facts(levels: tuple[int, ...], labels: NDArray[np.uint8]) -> dict[str, list[str]]:

@@ -3,7 +3,7 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from spineseg.geometry import Affine
+from spineseg.geometry import Affine, label_counts
 from spineseg.metrics.identification import CRUMB_ML, CRUMB_SHARE
 from spineseg.predictions.columns import Floats
 from spineseg.predictions.labelling import DEFAULTS, LabelledSequence, LabellingSettings, label_sequence
@@ -14,14 +14,6 @@ def most_probable(distributions: Floats, classes: tuple[int, ...]) -> NDArray[np
     """The level (N,) that each object's distribution (N, K) gives most, each object for itself."""
     names: NDArray[np.int64] = np.asarray(classes, np.int64)[distributions.argmax(axis=1)]
     return names
-
-
-def sizes(objects: NDArray[np.integer], count: int) -> NDArray[np.int64]:
-    """Voxels of each number from 0 to ``count`` − 1 (count,); plane by plane, since counting takes 8 bytes a voxel."""
-    total = np.zeros(count, np.int64)
-    for plane in objects:
-        total += np.bincount(plane.ravel(), minlength=count)
-    return total
 
 
 def name_objects(
@@ -51,7 +43,7 @@ def name_objects(
     centres = np.full((n, 3), np.nan)
     known = centres_mm(objects, affine)
     centres[: len(known)] = known
-    volume = sizes(objects, n + 1)[1:] * abs(float(np.linalg.det(affine[:3, :3]))) / 1000
+    volume = label_counts(objects, n + 1)[1:] * abs(float(np.linalg.det(affine[:3, :3]))) / 1000
     whole = np.isfinite(centres[:, 0])
     if whole.any():
         whole &= volume >= max(CRUMB_ML, CRUMB_SHARE * float(np.median(volume[whole])))
