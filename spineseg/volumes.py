@@ -99,8 +99,8 @@ def read_grid(path: Path) -> Grid:
 def write_volume(path: Path, volume: Volume, *, extension: dict[str, Any] | None = None) -> None:
     """Write a volume atomically; the suffix chooses the format.
 
-    NIfTI keeps the affine to the float32 of its header (bit-equal when it came from one) and carries ``extension`` as
-    JSON in a header comment. A ``.mhd`` gets its ``.raw`` beside it.
+    NIfTI keeps the affine to the float32 of its header (bit-equal when it came from one). A ``.mhd`` gets its ``.raw``
+    beside it. Both carry ``extension`` as JSON in a header comment.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     # The unfinished file keeps the suffix (writers choose by it) and never bears the final name.
@@ -109,7 +109,7 @@ def write_volume(path: Path, volume: Volume, *, extension: dict[str, Any] | None
         if path.name.lower().endswith(NIFTI_SUFFIXES):
             _write_nifti(partial, volume, extension)
         elif path.name.lower().endswith(".mhd"):
-            _write_mhd(partial, path, volume)
+            _write_mhd(partial, path, volume, extension)
         elif path.name.lower().endswith(ITK_SUFFIXES):
             sitk.WriteImage(_to_itk(volume), str(partial), useCompression=True)
         else:
@@ -233,11 +233,14 @@ def _to_itk(volume: Volume) -> sitk.Image:
     return image
 
 
-def _write_mhd(partial: Path, path: Path, volume: Volume) -> None:
+def _write_mhd(partial: Path, path: Path, volume: Volume, extension: dict[str, Any] | None) -> None:
     raw = path.with_suffix(".raw")
     sitk.WriteImage(_to_itk(volume), str(partial))
     partial_raw = partial.with_suffix(".raw")
-    partial.write_text(partial.read_text().replace(partial_raw.name, raw.name))
+    header = partial.read_text().replace(partial_raw.name, raw.name)
+    if extension is not None:
+        header = header.replace("NDims", f"Comment = {json.dumps(extension)}\nNDims", 1)
+    partial.write_text(header)
     partial_raw.replace(raw)
 
 

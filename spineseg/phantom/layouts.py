@@ -70,16 +70,11 @@ def write_case(root: Path, layout: Layout, index: int, case: SimulatedCase) -> d
     if layout == "csi2014":
         image = case.image.array + np.int16(_HU_OFFSET)  # -3024 to 3071 HU: no value leaves int16
         np.clip(image, 0, 4095, out=image)
-        for path, volume in (
-            (files.image, case.image.with_array(image)),
-            (files.label, case.labels.with_array(labels)),
-        ):
-            write_volume(root / path, _to_lps(volume))
-            header = (root / path).read_text()
-            (root / path).write_text(header.replace("NDims", f"Comment = {_NOTE}\nNDims", 1))
+        volumes = _to_lps(case.image.with_array(image)), _to_lps(case.labels.with_array(labels))
     else:
-        write_volume(root / files.image, case.image, extension={"note": _NOTE})
-        write_volume(root / files.label, case.labels.with_array(labels), extension={"note": _NOTE})
+        volumes = case.image, case.labels.with_array(labels)
+    for path, volume in zip((files.image, files.label), volumes, strict=True):
+        write_volume(root / path, volume, extension={"note": _NOTE})
     return {path.as_posix(): sha256_of_file(root / path) for path in files.all}
 
 
