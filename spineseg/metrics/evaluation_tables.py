@@ -110,6 +110,15 @@ def error_rows(found: Mapping[str, Any]) -> pd.DataFrame:
     )
 
 
+def in_cell(text: str) -> str:
+    r"""A name as a Markdown table can hold it: a case or a model may have a bar in it.
+
+    >>> print(in_cell("a|b"))
+    a\|b
+    """
+    return text.replace("|", "\\|")
+
+
 def markdown(table: pd.DataFrame, head: Sequence[str]) -> str:
     """A table as Markdown below some lines that say what it holds.
 
@@ -236,4 +245,4 @@ def _cell(value: object) -> str:
         return "–"
     if isinstance(value, float):
         return str(int(value)) if value.is_integer() and abs(value) >= 2 else f"{value:.3f}"
-    return str(value).replace("|", "\\|")  # a case may be called so
+    return in_cell(str(value))

@@ -13,6 +13,7 @@ import pandas as pd
 from spineseg.data.files import write_text
 from spineseg.errors import DataError
 from spineseg.metrics import PROTOCOL
+from spineseg.metrics.evaluation_tables import in_cell
 from spineseg.metrics.protocol_coco import coco_results
 from spineseg.metrics.protocol_rules import RULES
 from spineseg.metrics.protocols import ProtocolCases, pool_cases, read_protocol_cases
@@ -198,9 +199,8 @@ def _reversals(ranks: pd.DataFrame, column: str, against: str) -> list[Reversal]
 def as_markdown(table: ProtocolTable, *, simulated: bool) -> str:
     """The table as Markdown: a row a rule, a column a model, "value (rank)", ⇅ where the order is another's."""
     names = list(table.values.index)
-    heads = [name.replace("|", "\\|") for name in names]
     lines = [f"Protocol {PROTOCOL}{', SIMULATED data: descriptive only' if simulated else ''}.", ""]
-    lines += [f"| rule | {' | '.join(heads)} |", f"|---|{'---:|' * len(names)}"]
+    lines += [f"| rule | {' | '.join(map(in_cell, names))} |", f"|---|{'---:|' * len(names)}"]
     for column in COLUMNS:
         cells = (_cell(table, name, column.name) for name in names)
         heading = f"**{column.name}**" if column.tool == OWN else column.name
